@@ -1,0 +1,52 @@
+//! The contract as Rust sees it: the types generated from `proto/`, the
+//! descriptors behind server reflection, and the policies that the contract
+//! states for every RPC.
+
+mod codec;
+pub mod policy;
+
+pub use policy::{Callers, Idempotency, Policies, Policy};
+
+/// The descriptors of the whole contract, an encoded
+/// `google.protobuf.FileDescriptorSet` with its comments and options.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
+
+/// Declares the module of a generated package.
+macro_rules! package {
+    ($(#[$meta:meta])* $name:ident, $package:literal) => {
+        $(#[$meta])*
+        #[allow(
+            clippy::all,
+            clippy::pedantic,
+            missing_docs,
+            unreachable_pub,
+            reason = "generated"
+        )]
+        pub mod $name {
+            pub mod v1 {
+                tonic::include_proto!($package);
+            }
+        }
+    };
+}
+
+package!(
+    /// What is sold, and how much of it there is.
+    catalog,
+    "chandlery.catalog.v1"
+);
+package!(
+    /// Who bought what.
+    purchase,
+    "chandlery.purchase.v1"
+);
+package!(
+    /// Types that every package shares.
+    r#type,
+    "chandlery.r#type.v1"
+);
+package!(
+    /// Who buys, and with what credit.
+    user,
+    "chandlery.user.v1"
+);
