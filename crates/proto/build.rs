@@ -12,15 +12,13 @@ const FILES: [&str; 7] = [
     "chandlery/user/v1/user_service.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "cargo configures a build script so")]
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
 
     let mut compiler = protox::Compiler::new([&root])?;
-    compiler
-        .include_source_info(true)
-        .include_imports(true)
-        .open_files(FILES)?;
+    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
     // The typed set would lose the options that policies are stated in; its
     // encoding keeps them.
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.binpb");

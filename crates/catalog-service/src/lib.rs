@@ -1,1 +1,65 @@
-//! The catalog-service.
+//! Keeps the products of the shop, their stock, and the goods that purchases hold.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | the variables of this service |
+//! | [`product`] | what a product is |
+//! | [`stock`] | how much there is, and what a purchase may do to it: pure functions |
+//! | [`error`] | everything that can go wrong, and the status that callers see |
+//! | [`store`] | what the domain needs of a database, and each engine that gives it |
+//! | [`grpc`] | the RPCs: convert, call, convert |
+
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod product;
+pub mod stock;
+pub mod store;
+
+use std::{convert::Infallible, process::ExitCode, time::Duration};
+
+use proto::catalog::v1::{
+    catalog_service_server::CatalogServiceServer, stock_service_server::StockServiceServer,
+};
+use service_runtime::{Clock, Server, Services};
+
+pub use config::Config;
+use store::{Sqlite, Store};
+
+/// How often reservations are looked through for expired ones.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The name of the crate, the binary, the image, the Deployment, the Service and
+/// the workload.
+pub const NAME: &str = "catalog-service";
+
+/// Runs the service as a process of its own.
+pub async fn main() -> ExitCode {
+    service_runtime::main(NAME, Config::parse, run).await
+}
+
+/// Serves until the server has drained.
+pub async fn run(
+    config: Config,
+    server: Server,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let store = Sqlite::open(&config.database_file).await?;
+    let clock = server.clock().clone();
+    let service = grpc::Service::new(store.clone(), clock.clone(), server.identifiers().clone());
+    let services = Services::default()
+        .and(CatalogServiceServer::new(service.clone()))
+        .and(StockServiceServer::new(service));
+    server.serve(services, sweep(store, clock)).await?;
+    Ok(())
+}
+
+/// Puts goods back that were held for too long, and forgets marks that no message
+/// can need any more.
+async fn sweep(store: impl Store, clock: Clock) -> Infallible {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        if let Err(error) = store.sweep(clock.now()).await {
+            tracing::warn!(%error, "reservations could not be swept; trying again");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tonic_prost::ProstEncoder;
 
 /// Encodes `T` and decodes `U`.
 #[derive(Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -42,7 +42,7 @@ where
 
 /// Decodes `U`.
 #[derive(Debug)]
-pub struct Decoder<U>(PhantomData<U>);
+pub(crate) struct Decoder<U>(PhantomData<U>);
 
 impl<U: Message + Default> TonicDecoder for Decoder<U> {
     type Item = U;

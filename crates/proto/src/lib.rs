@@ -18,6 +18,7 @@ macro_rules! package {
         #[allow(
             clippy::all,
             clippy::pedantic,
+            clippy::allow_attributes_without_reason,
             missing_docs,
             unreachable_pub,
             reason = "generated"

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use prost_reflect::{DescriptorPool, MethodDescriptor, ReflectMessage, Value};
+use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
 
 const EXTENSION: &str = "chandlery.policy.v1.method";
 
@@ -81,10 +81,8 @@ impl Policies {
     pub fn read(descriptor_set: &[u8]) -> Result<Self, Error> {
         let pool = DescriptorPool::decode(descriptor_set)
             .map_err(|error| Error::Descriptors(error.to_string()))?;
-        let methods: Vec<_> = pool
-            .services()
-            .flat_map(|service| service.methods().collect::<Vec<_>>())
-            .collect();
+        let methods: Vec<_> =
+            pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
         methods
             .iter()
             .map(|method| {
@@ -107,10 +105,7 @@ impl Policies {
 }
 
 fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, Error> {
-    let refuse = |problem| Error::Policy {
-        rpc: method.full_name().to_owned(),
-        problem,
-    };
+    let refuse = |problem| Error::Policy { rpc: method.full_name().to_owned(), problem };
     let extension = pool
         .get_extension_by_name(EXTENSION)
         .ok_or_else(|| Error::Descriptors(format!("{EXTENSION} is not among them")))?;
@@ -119,14 +114,10 @@ fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, 
         return Err(refuse("states no policy"));
     }
     let value = options.get_extension(&extension);
-    let stated = value
-        .as_message()
-        .ok_or_else(|| refuse("states no policy"))?;
+    let stated = value.as_message().ok_or_else(|| refuse("states no policy"))?;
 
-    let any_workload = stated
-        .get_field_by_name("any_workload")
-        .and_then(|value| value.as_bool())
-        .unwrap_or(false);
+    let any_workload =
+        stated.get_field_by_name("any_workload").and_then(|value| value.as_bool()).unwrap_or(false);
     let workloads: Vec<String> = stated
         .get_field_by_name("workloads")
         .and_then(|value| {
@@ -145,26 +136,18 @@ fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, 
         .get_field_by_name("default_deadline")
         .and_then(|value| {
             let seconds = value.as_message()?.get_field_by_name("seconds")?.as_i64()?;
-            u64::try_from(seconds)
-                .ok()
-                .filter(|seconds| *seconds > 0)
-                .map(Duration::from_secs)
+            u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
         })
         .ok_or_else(|| refuse("states no default deadline in whole seconds"))?;
 
-    let idempotency = options
-        .get_field_by_name("idempotency_level")
-        .and_then(|value| value.as_enum_number());
+    let idempotency =
+        options.get_field_by_name("idempotency_level").and_then(|value| value.as_enum_number());
     let idempotency = match idempotency {
         Some(1) => Idempotency::NoSideEffects,
         Some(2) => Idempotency::Idempotent,
         _ => Idempotency::Unknown,
     };
-    Ok(Policy {
-        callers,
-        default_deadline,
-        idempotency,
-    })
+    Ok(Policy { callers, default_deadline, idempotency })
 }
 
 #[cfg(test)]
@@ -188,19 +171,14 @@ mod tests {
                 idempotency: Idempotency::Idempotent,
             })
         );
-        let import = policies
-            .get("/chandlery.catalog.v1.CatalogService/ImportProducts")
-            .unwrap();
+        let import = policies.get("/chandlery.catalog.v1.CatalogService/ImportProducts").unwrap();
         assert_eq!(import.idempotency, Idempotency::Unknown);
     }
 
     #[test]
     fn an_rpc_without_a_policy_is_refused_by_name() {
         let mut compiler = protox::Compiler::new(["tests", "../../proto"]).unwrap();
-        compiler
-            .include_imports(true)
-            .open_file("unstated.proto")
-            .unwrap();
+        compiler.include_imports(true).open_file("unstated.proto").unwrap();
         let error = Policies::read(&compiler.encode_file_descriptor_set()).unwrap_err();
         assert_eq!(
             error.to_string(),

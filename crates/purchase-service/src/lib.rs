@@ -1,1 +1,72 @@
-//! The purchase-service.
+//! Sells: drives every purchase through reservation, charge and confirmation,
+//! exactly once or not at all.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | the variables of this service |
+//! | [`purchase`] | what a purchase is, and what may be decided about it |
+//! | [`saga`] | what is to be done for a purchase: a pure function |
+//! | [`worker`] | does it, and does it again after a crash |
+//! | [`changes`] | wakes those who wait for a purchase |
+//! | [`error`] | everything that can go wrong, and the status that callers see |
+//! | [`store`] | what the domain needs of a database, and each engine that gives it |
+//! | [`grpc`] | the RPCs: convert, call, convert |
+
+pub mod changes;
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod purchase;
+pub mod saga;
+pub mod store;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use client::Channel;
+use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
+use service_runtime::{Server, Services};
+
+use changes::Changes;
+pub use config::Config;
+use store::Sqlite;
+use worker::{Others, Worker};
+
+/// The name of the crate, the binary, the image, the Deployment, the Service and
+/// the workload.
+pub const NAME: &str = "purchase-service";
+
+/// Runs the service as a process of its own.
+pub async fn main() -> ExitCode {
+    service_runtime::main(NAME, Config::parse, run).await
+}
+
+/// Serves until the server has drained.
+pub async fn run(
+    config: Config,
+    server: Server,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let channel = |target: &str, workload| {
+        let identity = server.identity().clone();
+        Channel::to(target).identity(identity).peer(server.peer(workload)).build()
+    };
+    let others = Others::new(
+        channel(&config.catalog_service_target, "catalog-service")?,
+        channel(&config.user_service_target, "user-service")?,
+    );
+    let store = Sqlite::open(&config.database_file).await?;
+    let changes = Changes::default();
+    let clock = server.clock().clone();
+    let worker = Worker::new(store.clone(), others, changes.clone(), clock.clone());
+    let service = grpc::Service::new(
+        store,
+        worker.nudge(),
+        changes,
+        clock,
+        server.identifiers().clone(),
+        config.purchase_timeout,
+    );
+    let services = Services::default().and(PurchaseServiceServer::new(service));
+    server.serve(services, worker.run()).await?;
+    Ok(())
+}

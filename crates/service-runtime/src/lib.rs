@@ -1,7 +1,33 @@
-//! What every server of the suite needs.
+//! What every server of the suite needs, once: configuration, telemetry, mutual
+//! TLS, authorization by the contract, deadlines, health, drain; and for its
+//! handlers the reading of requests, pages, rich errors and the embedded database.
+//!
+//! A service is started by [`main`], which reads the environment, and served by
+//! [`Server::serve`], which tests call as well.
 
+mod call;
+mod config;
+mod error;
+mod fields;
 mod money;
+mod page;
+mod program;
+mod request;
+mod server;
+pub mod sqlite;
+mod telemetry;
 mod time;
 
+pub use config::{Config, LogFormat, Reported, Seconds, Variables};
+pub use error::{DOMAIN, internal, reason, refusal, unavailable};
+pub use fields::{Fields, to_proto_money, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
-pub use time::{Clock, Timestamp};
+pub use page::{Page, PageTokens, Paged};
+pub use program::main;
+pub use request::{Caller, RequestKey};
+pub use server::{Server, Services, StartError};
+/// Trace context that outlives a request, for work that goes on after it.
+pub mod trace {
+    pub use crate::telemetry::{continue_from, current};
+}
+pub use time::{Clock, Identifiers, Timestamp};

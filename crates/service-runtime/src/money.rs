@@ -64,11 +64,7 @@ pub struct Money {
 
 impl fmt::Display for Money {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{} minor units of {}",
-            self.minor_units, self.currency
-        )
+        write!(formatter, "{} minor units of {}", self.minor_units, self.currency)
     }
 }
 

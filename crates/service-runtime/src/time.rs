@@ -3,11 +3,13 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rand::{Rng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Microseconds since the Unix epoch, as databases store them.
 #[derive(
@@ -49,7 +51,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Tells the time and makes up identifiers. Cheap to clone.
+/// Tells the time. Cheap to clone.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -78,5 +80,29 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Clock({})", self.now())
+    }
+}
+
+/// Makes up identifiers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Identifiers {
+    clock: Clock,
+    random: Arc<Mutex<StdRng>>,
+}
+
+impl Identifiers {
+    /// Identifiers of these sources of time and randomness.
+    pub fn new(clock: Clock, random: StdRng) -> Self {
+        Self { clock, random: Arc::new(Mutex::new(random)) }
+    }
+
+    /// A `UUIDv7` (RFC 9562): later ones sort after earlier ones, to the
+    /// millisecond.
+    pub fn next(&self) -> Uuid {
+        let millis = u64::try_from(self.clock.now().as_micros() / 1_000).unwrap_or_default();
+        let mut bytes = [0; 10];
+        // A panic elsewhere leaves the generator usable.
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
+        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
     }
 }

@@ -1,0 +1,127 @@
+//! What the domain needs of a database. Every method is one transaction: it holds
+//! wholly or not at all, and an answer means that it is on disk.
+
+mod sqlite;
+
+use std::future::Future;
+
+use service_runtime::{Page, Paged, RequestKey, Timestamp};
+use uuid::Uuid;
+
+pub use sqlite::Sqlite;
+
+use crate::{
+    error::Error,
+    product::{Draft, Imported, Product},
+    stock::{Level, Reservation, ReserveRequest, State},
+};
+
+/// The products, their stock and the reservations.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Puts a product on the shelf under a new identifier. A repeat of the request
+    /// gets the first answer.
+    fn create(
+        &self,
+        key: RequestKey,
+        id: Uuid,
+        draft: Draft,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Product, Error>> + Send;
+
+    /// Creates or relabels products by SKU, each under the identifier beside it if it
+    /// is new.
+    fn import(
+        &self,
+        drafts: Vec<(Uuid, Draft)>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Imported>, Error>> + Send;
+
+    /// The product, if there is one.
+    fn get(&self, id: Uuid) -> impl Future<Output = Result<Option<Product>, Error>> + Send;
+
+    /// Products in the order of their creation.
+    fn list(&self, page: Page) -> impl Future<Output = Result<Paged<Product>, Error>> + Send;
+
+    /// Adds pieces of a product. A repeat of the request gets the first answer.
+    fn restock(
+        &self,
+        restock: Restock,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<ShelfLevel, Error>> + Send;
+
+    /// [`stock::reserve`](crate::stock::reserve) on what is on record.
+    fn reserve(
+        &self,
+        request: ReserveRequest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Reservation, Error>> + Send;
+
+    /// [`stock::confirm`](crate::stock::confirm) on what is on record.
+    fn confirm(
+        &self,
+        purchase_id: Uuid,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Reservation, Error>> + Send;
+
+    /// [`stock::release`](crate::stock::release) on what is on record.
+    fn release(
+        &self,
+        purchase_id: Uuid,
+        not_after: Timestamp,
+    ) -> impl Future<Output = Result<Reservation, Error>> + Send;
+
+    /// Expires what is held too long and forgets what is collectable, a bounded
+    /// number at once.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The sums of the stock and a page of reservations by purchase.
+    fn audit(&self, page: Page) -> impl Future<Output = Result<Audit, Error>> + Send;
+}
+
+/// Pieces to add to a product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restock {
+    /// The key of the request.
+    pub key: RequestKey,
+    /// The product.
+    pub product_id: Uuid,
+    /// How many pieces.
+    pub quantity: u32,
+}
+
+/// How much there is of one product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ShelfLevel {
+    /// The product.
+    pub product_id: Uuid,
+    /// How much there is.
+    pub level: Level,
+}
+
+/// What an operator needs to check the stock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// How many products there are.
+    pub product_count: i64,
+    /// The sums over all products.
+    pub total: Level,
+    /// Products with fewer than no pieces available.
+    pub oversold_product_count: i64,
+    /// Products whose quantities do not add up, or differ from the reservations.
+    pub unbalanced_product_count: i64,
+    /// The reservations of the page.
+    pub reservations: Paged<AuditedReservation>,
+}
+
+/// The goods of one purchase in sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditedReservation {
+    /// The purchase.
+    pub purchase_id: Uuid,
+    /// What became of the goods.
+    pub state: State,
+    /// Their price, in minor units.
+    pub total_minor_units: i64,
+    /// The currency; empty if nothing was ever reserved.
+    pub currency_code: String,
+}

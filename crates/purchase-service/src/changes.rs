@@ -1,0 +1,87 @@
+//! Wakes those who wait for a purchase. Whoever is woken reads the record anew:
+//! nothing is believed but what is committed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Who waits for which purchase. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<Mutex<HashMap<Uuid, watch::Sender<()>>>>);
+
+impl Changes {
+    /// Waits for changes of a purchase from now on. To miss none, subscribe first
+    /// and read the record then.
+    pub fn subscribe(&self, purchase_id: Uuid) -> Subscription {
+        let mut waiting = self.waiting();
+        let changed = waiting.entry(purchase_id).or_default().subscribe();
+        Subscription { purchase_id, changed, changes: self.clone() }
+    }
+
+    /// Wakes all who wait for a purchase.
+    pub fn announce(&self, purchase_id: Uuid) {
+        if let Some(sender) = self.waiting().get(&purchase_id) {
+            sender.send_replace(());
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<()>>> {
+        // Nothing is left half done in the map by a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits for a purchase.
+#[derive(Debug)]
+pub struct Subscription {
+    purchase_id: Uuid,
+    changed: watch::Receiver<()>,
+    changes: Changes,
+}
+
+impl Subscription {
+    /// Waits for a change since the subscription, or since the last change that was
+    /// waited for.
+    pub async fn changed(&mut self) {
+        // The sender stays in the map for as long as anybody is subscribed.
+        let _ = self.changed.changed().await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut waiting = self.changes.waiting();
+        let last = |sender: &watch::Sender<()>| sender.receiver_count() <= 1;
+        if waiting.get(&self.purchase_id).is_some_and(last) {
+            waiting.remove(&self.purchase_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_change_after_the_subscription_wakes_and_nothing_is_left_behind() {
+        let changes = Changes::default();
+        let (mine, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut first = changes.subscribe(mine);
+        let second = changes.subscribe(mine);
+        changes.announce(other);
+        assert!(first.changed().now_or_never().is_none());
+        changes.announce(mine);
+        assert!(first.changed().now_or_never().is_some());
+        assert!(first.changed().now_or_never().is_none());
+        drop(first);
+        assert_eq!(changes.waiting().len(), 1);
+        drop(second);
+        assert_eq!(changes.waiting().len(), 0);
+    }
+}

@@ -1,0 +1,40 @@
+//! The variables of this service, beside those that all share.
+
+use std::{path::PathBuf, time::Duration};
+
+use service_runtime::{Reported, Seconds, Variables};
+
+/// The configuration of purchase-service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `DATABASE_FILE`: the SQLite file that holds purchases and their events.
+    pub database_file: PathBuf,
+    /// `CATALOG_SERVICE_TARGET`: where catalog-service is.
+    pub catalog_service_target: String,
+    /// `USER_SERVICE_TARGET`: where user-service is.
+    pub user_service_target: String,
+    /// `PURCHASE_TIMEOUT_SECONDS`: how long a purchase may stay undecided.
+    pub purchase_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the variables.
+    pub fn parse(variables: &mut Variables) -> Result<Self, Reported> {
+        const TARGET: &str = "a target, for example static:///127.0.0.1:50051";
+        let database_file = variables
+            .required("DATABASE_FILE", "the path of a SQLite file, which is made if there is none");
+        let catalog_service_target = variables.required("CATALOG_SERVICE_TARGET", TARGET);
+        let user_service_target = variables.required("USER_SERVICE_TARGET", TARGET);
+        let purchase_timeout = variables.optional(
+            "PURCHASE_TIMEOUT_SECONDS",
+            "how long a purchase may stay undecided before it fails, in whole seconds",
+            "20",
+        );
+        Ok(Self {
+            database_file: database_file?,
+            catalog_service_target: catalog_service_target?,
+            user_service_target: user_service_target?,
+            purchase_timeout: purchase_timeout.map(|Seconds(duration)| duration)?,
+        })
+    }
+}

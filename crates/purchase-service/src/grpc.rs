@@ -1,0 +1,229 @@
+//! The RPCs: convert, call, convert. They only decide; the
+//! [`worker`](crate::worker) drives.
+
+mod convert;
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use proto::purchase::v1::{self as pb, purchase_service_server::PurchaseService};
+use service_runtime::{Caller, Clock, Identifiers, PageTokens, to_proto_timestamp, trace};
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::{
+    changes::{Changes, Subscription},
+    error::Error,
+    purchase::{self, Decision, Event, Purchase, State},
+    store::{Draft, Store},
+};
+
+const PURCHASES: PageTokens<'_> = PageTokens::new(["AuditPurchases", ""]);
+
+/// Serves the RPCs from a store.
+#[derive(Clone, Debug)]
+pub struct Service<S> {
+    store: S,
+    worker: Arc<Notify>,
+    changes: Changes,
+    clock: Clock,
+    identifiers: Identifiers,
+    purchase_timeout: Duration,
+}
+
+impl<S: Store> Service<S> {
+    /// Serves from `store`. `worker` is notified when there is something to drive, and
+    /// announces in `changes` what came of it. A purchase that is still pending after
+    /// `purchase_timeout` fails.
+    pub fn new(
+        store: S,
+        worker: Arc<Notify>,
+        changes: Changes,
+        clock: Clock,
+        identifiers: Identifiers,
+        purchase_timeout: Duration,
+    ) -> Self {
+        Self { store, worker, changes, clock, identifiers, purchase_timeout }
+    }
+
+    async fn find(&self, id: Uuid) -> Result<Purchase, Error> {
+        self.store.get(id).await?.ok_or(Error::PurchaseNotFound)
+    }
+
+    /// Waits for the answer that is on record under one of these states, for as long
+    /// as the caller does. It is the same for whoever asks, and whenever.
+    async fn answer(&self, id: Uuid, states: &[State]) -> Result<Purchase, Error> {
+        let mut changes = self.changes.subscribe(id);
+        loop {
+            let events = self.store.events(id, 0).await?;
+            if let Some(event) = events.into_iter().find(|event| states.contains(&event.state)) {
+                return Ok(self.find(id).await?.as_of(event));
+            }
+            changes.changed().await;
+        }
+    }
+
+    /// Records a decision about a purchase, unless it is there already.
+    async fn decide(
+        &self,
+        id: Uuid,
+        etag: Option<&str>,
+        decide: fn(State) -> Decision,
+        refusal: fn(State) -> Error,
+    ) -> Result<(), Error> {
+        loop {
+            let purchase = self.find(id).await?;
+            let transition = match decide(purchase.last.state) {
+                Decision::Record(transition) => transition,
+                Decision::Wait | Decision::Answer => return Ok(()),
+                Decision::Refuse => return Err(refusal(purchase.last.state)),
+            };
+            if etag.is_some_and(|etag| etag != purchase.etag()) {
+                return Err(Error::EtagStale);
+            }
+            let version = etag.map(|_| purchase.last.version);
+            if self.store.transition(id, transition, version, self.clock.now()).await? {
+                self.changes.announce(id);
+                self.worker.notify_one();
+                return Ok(());
+            }
+            // Somebody else moved the purchase on: decide anew.
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> PurchaseService for Service<S> {
+    async fn create_purchase(
+        &self,
+        request: Request<pb::CreatePurchaseRequest>,
+    ) -> Result<Response<pb::Purchase>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
+        let (key, order) = convert::create_purchase(&caller, &request.into_inner())?;
+        let now = self.clock.now();
+        let draft = Draft {
+            key,
+            id: self.identifiers.next(),
+            order,
+            not_after: now.saturating_add(self.purchase_timeout),
+            trace_parent: trace::current(),
+        };
+        let id = self.store.create(draft, now).await?;
+        self.worker.notify_one();
+        let outcomes = [State::Confirmed, State::Failed, State::Cancelled];
+        let purchase = self.answer(id, &outcomes).await?;
+        Ok(Response::new(purchase.into()))
+    }
+
+    async fn get_purchase(
+        &self,
+        request: Request<pb::GetPurchaseRequest>,
+    ) -> Result<Response<pb::Purchase>, Status> {
+        let id = convert::get_purchase(&request.into_inner())?;
+        Ok(Response::new(self.find(id).await?.into()))
+    }
+
+    async fn list_purchases(
+        &self,
+        request: Request<pb::ListPurchasesRequest>,
+    ) -> Result<Response<pb::ListPurchasesResponse>, Status> {
+        let request = request.into_inner();
+        let (user_id, page) = convert::list_purchases(&request)?;
+        let purchases = self.store.list(user_id, page).await?;
+        Ok(Response::new(pb::ListPurchasesResponse {
+            next_page_token: convert::purchases_of(&request.user_id).token(purchases.next),
+            purchases: purchases.rows.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn cancel_purchase(
+        &self,
+        request: Request<pb::CancelPurchaseRequest>,
+    ) -> Result<Response<pb::Purchase>, Status> {
+        let (id, etag) = convert::cancel_purchase(request.into_inner())?;
+        self.decide(id, etag.as_deref(), purchase::cancel, Error::NotCancellable).await?;
+        Ok(Response::new(self.answer(id, &[State::Cancelled]).await?.into()))
+    }
+
+    async fn refund_purchase(
+        &self,
+        request: Request<pb::RefundPurchaseRequest>,
+    ) -> Result<Response<pb::Purchase>, Status> {
+        let (id, etag) = convert::refund_purchase(request.into_inner())?;
+        self.decide(id, etag.as_deref(), purchase::refund, Error::NotRefundable).await?;
+        Ok(Response::new(self.answer(id, &[State::Refunded]).await?.into()))
+    }
+
+    type WatchPurchaseStream =
+        Pin<Box<dyn Stream<Item = Result<pb::PurchaseEvent, Status>> + Send>>;
+
+    async fn watch_purchase(
+        &self,
+        request: Request<pb::WatchPurchaseRequest>,
+    ) -> Result<Response<Self::WatchPurchaseStream>, Status> {
+        let (id, after_version) = convert::watch_purchase(&request.into_inner())?;
+        let changes = self.changes.subscribe(id);
+        let purchase = self.find(id).await?;
+        let watch = Watch {
+            store: self.store.clone(),
+            changes,
+            id,
+            seen: after_version,
+            pending: VecDeque::new(),
+            is_over: purchase.last.state.is_final() && purchase.last.version <= after_version,
+        };
+        let currency = purchase.order.currency;
+        let events = stream::try_unfold(watch, |mut watch| async move {
+            Ok::<_, Error>(watch.next().await?.map(|event| (event, watch)))
+        });
+        let events = events.map(move |event| match event {
+            Ok(event) => Ok(convert::purchase_event(id, currency, event)),
+            Err(error) => Err(error.into()),
+        });
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn audit_purchases(
+        &self,
+        request: Request<pb::AuditPurchasesRequest>,
+    ) -> Result<Response<pb::AuditPurchasesResponse>, Status> {
+        let page = convert::audit_purchases(&PURCHASES, &request.into_inner())?;
+        let audited = self.store.audit(page).await?;
+        Ok(Response::new(pb::AuditPurchasesResponse {
+            next_page_token: PURCHASES.token(audited.next),
+            purchases: audited.rows.into_iter().map(Into::into).collect(),
+            read_time: Some(to_proto_timestamp(self.clock.now())),
+        }))
+    }
+}
+
+/// Somebody who follows a purchase.
+struct Watch<S> {
+    store: S,
+    changes: Subscription,
+    id: Uuid,
+    /// The last version that was sent.
+    seen: i64,
+    /// Events that were read and not sent yet.
+    pending: VecDeque<Event>,
+    is_over: bool,
+}
+
+impl<S: Store> Watch<S> {
+    /// The next event; none after the last that there can be.
+    async fn next(&mut self) -> Result<Option<Event>, Error> {
+        while self.pending.is_empty() && !self.is_over {
+            self.pending = self.store.events(self.id, self.seen).await?.into();
+            if self.pending.is_empty() {
+                self.changes.changed().await;
+            }
+        }
+        let event = self.pending.pop_front();
+        if let Some(event) = event {
+            self.seen = event.version;
+            self.is_over = event.state.is_final();
+        }
+        Ok(event)
+    }
+}

@@ -1,0 +1,150 @@
+//! What the domain needs of a database. Every method is one transaction: it holds
+//! wholly or not at all, and an answer means that it is on disk.
+
+mod sqlite;
+
+use std::{future::Future, time::Duration};
+
+use service_runtime::{Page, Paged, RequestKey, Timestamp};
+use uuid::Uuid;
+
+pub use sqlite::Sqlite;
+
+use crate::{
+    error::Error,
+    purchase::{Event, FailureReason, Order, Purchase, State, Transition},
+};
+
+/// The purchases and their events.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Records a purchase as PENDING and due at once. A repeat of the request finds
+    /// the first purchase; the identifier of the purchase is answered either way.
+    fn create(
+        &self,
+        draft: Draft,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Uuid, Error>> + Send;
+
+    /// The purchase, if there is one.
+    fn get(&self, id: Uuid) -> impl Future<Output = Result<Option<Purchase>, Error>> + Send;
+
+    /// Purchases of a user in the order of their creation.
+    fn list(
+        &self,
+        user_id: Uuid,
+        page: Page,
+    ) -> impl Future<Output = Result<Paged<Purchase>, Error>> + Send;
+
+    /// The changes of a purchase after a version, in order.
+    fn events(
+        &self,
+        id: Uuid,
+        after_version: i64,
+    ) -> impl Future<Output = Result<Vec<Event>, Error>> + Send;
+
+    /// Writes a state if the purchase is still in the one before it, and has the
+    /// version if one is given; with it its event. False if it is not: nothing was
+    /// written then.
+    fn transition(
+        &self,
+        id: Uuid,
+        transition: Transition,
+        version: Option<i64>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Writes the prices and their total if the purchase is PENDING and has none;
+    /// with them its event. False if it is not: nothing was written then.
+    fn record_total(
+        &self,
+        id: Uuid,
+        unit_prices: Vec<i64>,
+        total: i64,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Takes purchases that are due and not settled, for as long as the lease. It
+    /// saves work that two workers would do twice; safety does not rest on it.
+    fn claim(
+        &self,
+        lease: Duration,
+        limit: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<Work>, Error>> + Send;
+
+    /// Counts a failed attempt and gives the purchase back until it is due.
+    fn retry(&self, id: Uuid, due: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Every purchase by identifier, for the check of the invariants.
+    fn audit(&self, page: Page) -> impl Future<Output = Result<Paged<Audited>, Error>> + Send;
+}
+
+/// A purchase that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The key of the request.
+    pub key: RequestKey,
+    /// The identifier, if the request is new.
+    pub id: Uuid,
+    /// What is ordered.
+    pub order: Order,
+    /// From when on it fails if it is still pending.
+    pub not_after: Timestamp,
+    /// The trace of the request, as W3C `traceparent`.
+    pub trace_parent: String,
+}
+
+/// A purchase that a worker has claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The purchase.
+    pub purchase_id: Uuid,
+    /// How many attempts have failed.
+    pub attempts: u32,
+    /// The trace of the request that made it, as W3C `traceparent`.
+    pub trace_parent: String,
+}
+
+/// What the books say of one purchase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// The purchase.
+    pub purchase: Purchase,
+    /// Who sent the request.
+    pub principal: String,
+    /// What the sender called it.
+    pub request_id: Uuid,
+    /// Whether its events are numbered without a gap and end in its state.
+    pub events_sound: bool,
+}
+
+impl State {
+    /// The name that databases know a state by.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Confirmed => "CONFIRMED",
+            Self::Failing => "FAILING",
+            Self::Failed => "FAILED",
+            Self::Cancelling => "CANCELLING",
+            Self::Cancelled => "CANCELLED",
+            Self::Refunding => "REFUNDING",
+            Self::Refunded => "REFUNDED",
+        }
+    }
+}
+
+impl FailureReason {
+    /// The name that databases know a reason by.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::OutOfStock => "OUT_OF_STOCK",
+            Self::ProductNotFound => "PRODUCT_NOT_FOUND",
+            Self::CurrencyMismatch => "CURRENCY_MISMATCH",
+            Self::InsufficientCredit => "INSUFFICIENT_CREDIT",
+            Self::UserNotFound => "USER_NOT_FOUND",
+            Self::TimedOut => "TIMED_OUT",
+            Self::TotalTooLarge => "TOTAL_TOO_LARGE",
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What happens around every call, from the outside in: its span, its caller's
+//! right to make it, its deadline, the handler; and on the way out the end of its
+//! response, streams included.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use client::{Deadline, SpiffeId, deadline};
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use prost::bytes::Bytes;
+use proto::Policies;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, body::Body, service::Routes};
+use tower::Service;
+use tracing::{Instrument, Span};
+
+use crate::{error, request::Caller, telemetry};
+
+/// Who may call what.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) policies: Policies,
+    pub(crate) trust_domain: String,
+    pub(crate) namespace: String,
+}
+
+/// Serves the calls of one connection.
+#[derive(Clone)]
+pub(crate) struct Call {
+    routes: Routes,
+    rules: Arc<Rules>,
+    peer: Option<SpiffeId>,
+    cut: CancellationToken,
+}
+
+impl Call {
+    /// `cut` ends calls that are still under way with UNAVAILABLE.
+    pub(crate) fn new(
+        routes: Routes,
+        rules: Arc<Rules>,
+        peer: Option<SpiffeId>,
+        cut: CancellationToken,
+    ) -> Self {
+        Self { routes, rules, peer, cut }
+    }
+
+    pub(crate) async fn serve(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let span = telemetry::server_span(request.uri().path(), request.headers());
+        let response = self.answer(request, &span).instrument(span.clone()).await;
+        Ok(response.unwrap_or_else(|status| {
+            record(&span, status.code());
+            status.into_http()
+        }))
+    }
+
+    async fn answer(
+        mut self,
+        request: Request<Incoming>,
+        span: &Span,
+    ) -> Result<Response<Body>, Status> {
+        let path = request.uri().path();
+        let (caller, default) = self.rules.admit(path, self.peer.as_ref())?;
+        span.record("client.address", caller.0.workload());
+        let asked = deadline::requested_timeout(request.headers())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let deadline = asked.or(default).map(Deadline::after);
+
+        let mut request = request;
+        request.extensions_mut().insert(caller);
+        let end = End::new(deadline, self.cut);
+        let mut early = std::pin::pin!(end.clone().reached());
+        let response = tokio::select! {
+            // The handler first: an answer that is there is never thrown away.
+            biased;
+            response = deadline::scope(deadline, self.routes.call(request)) => response,
+            status = &mut early => return Err(status),
+        };
+        let Ok(response) = response;
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            record(span, status.code());
+        }
+        let span = span.clone();
+        Ok(response.map(|body| {
+            Body::new(Answer { body, end: Box::pin(end.reached()), deadline, span, ended: false })
+        }))
+    }
+}
+
+impl Rules {
+    /// Who calls, and how long the call may take by default.
+    fn admit(
+        &self,
+        path: &str,
+        peer: Option<&SpiffeId>,
+    ) -> Result<(Caller, Option<std::time::Duration>), Status> {
+        let peer = peer.ok_or_else(|| {
+            error::refusal(
+                Code::Unauthenticated,
+                "SPIFFE_ID_MISSING",
+                "the client certificate carries no SPIFFE ID; use one with a single URI SAN",
+            )
+        })?;
+        let deny = |message: String| error::refusal(Code::PermissionDenied, "NOT_ALLOWED", message);
+        if peer.trust_domain() != self.trust_domain || peer.namespace() != self.namespace {
+            let Self { trust_domain, namespace, .. } = self;
+            return Err(deny(format!("{peer} is not of spiffe://{trust_domain}/ns/{namespace}")));
+        }
+        // Anyone of the suite may ask how it is and what it offers.
+        let open = ["/grpc.health.v1.Health/", "/grpc.reflection.v1", "/grpc.reflection.v1alpha"];
+        if open.iter().any(|prefix| path.starts_with(prefix)) {
+            return Ok((Caller(peer.clone()), None));
+        }
+        let Some(policy) = self.policies.get(path) else {
+            return Err(Status::unimplemented(format!("{path} is not an RPC of this contract")));
+        };
+        if !policy.callers.admit(peer.workload()) {
+            return Err(deny(format!("{peer} may not call {path}")));
+        }
+        Ok((Caller(peer.clone()), Some(policy.default_deadline)))
+    }
+}
+
+fn record(span: &Span, code: Code) {
+    span.record("rpc.grpc.status_code", i32::from(code));
+}
+
+/// What ends a call whose handler does not.
+#[derive(Clone)]
+struct End {
+    deadline: Option<Deadline>,
+    cut: CancellationToken,
+}
+
+impl End {
+    fn new(deadline: Option<Deadline>, cut: CancellationToken) -> Self {
+        Self { deadline, cut }
+    }
+
+    async fn reached(self) -> Status {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => sleep_until(deadline.instant()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = deadline => Status::deadline_exceeded("the deadline of the call has passed"),
+            () = self.cut.cancelled() => Status::unavailable("the service is going away; repeat the call"),
+        }
+    }
+}
+
+/// The body of a response, which ends when its call must.
+struct Answer<E> {
+    body: Body,
+    end: Pin<Box<E>>,
+    deadline: Option<Deadline>,
+    span: Span,
+    ended: bool,
+}
+
+impl<E: Future<Output = Status>> HttpBody for Answer<E> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let _entered = this.span.enter();
+        let body = Pin::new(&mut this.body);
+        let polled = deadline::sync_scope(this.deadline, || body.poll_frame(context));
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
+                    record(&this.span, status.code());
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(other) => Poll::Ready(other),
+            Poll::Pending => {
+                let status = std::task::ready!(this.end.as_mut().poll(context));
+                this.ended = true;
+                record(&this.span, status.code());
+                let mut trailers = HeaderMap::new();
+                Poll::Ready(Some(match status.add_header(&mut trailers) {
+                    Ok(()) => Ok(Frame::trailers(trailers)),
+                    Err(status) => Err(status),
+                }))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,37 @@
+//! Errors as callers see them: a code, a reason for programs
+//! (`google.rpc.ErrorInfo`, <https://google.aip.dev/193>) and a sentence for
+//! people. What is inside a service is logged once and never sent.
+
+use std::{collections::HashMap, fmt::Display};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The `domain` of every `ErrorInfo` of the suite.
+pub const DOMAIN: &str = "chandlery.local";
+
+/// Refuses a request for a reason that the contract names.
+pub fn refusal(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// Reports a failure of the service itself: the cause is logged with the trace of
+/// the call, the caller learns only that it may try again.
+pub fn internal(cause: &dyn Display) -> Status {
+    tracing::error!(%cause, "call failed");
+    Status::internal("the service failed; the cause is in its log under the trace of this call")
+}
+
+/// Reports that the service cannot do its work now: the cause is logged, the
+/// caller may repeat the call.
+pub fn unavailable(cause: &dyn Display) -> Status {
+    tracing::warn!(%cause, "call could not be served");
+    Status::unavailable("the service cannot do this now; repeat the call")
+}
+
+/// The reason of a status that [`refusal`] made, here or in another service of the
+/// suite.
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
+}

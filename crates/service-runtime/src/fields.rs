@@ -1,0 +1,205 @@
+//! What every request goes through before it reaches the domain: all violations
+//! of all fields are collected and answered at once as
+//! `google.rpc.BadRequest` (<https://google.aip.dev/193>).
+
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use uuid::Uuid;
+
+use crate::{Caller, Currency, Money, RequestKey, Timestamp, config::Reported};
+
+/// Reads the fields of one request and remembers what is wrong with them.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<FieldViolation>);
+
+impl Fields {
+    /// The request, if none of its fields was refused.
+    pub fn accept<T>(self, request: impl FnOnce() -> Result<T, Reported>) -> Result<T, Status> {
+        match request() {
+            Ok(request) if self.0.is_empty() => Ok(request),
+            _ => Err(self.into_status()),
+        }
+    }
+
+    /// What is wrong, a sentence for each field; empty if nothing is.
+    pub fn violations(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|violation| format!("{}: {}", violation.field, violation.description))
+    }
+
+    fn into_status(self) -> Status {
+        let message = self.violations().collect::<Vec<_>>().join("; ");
+        Status::with_error_details(
+            Code::InvalidArgument,
+            message,
+            ErrorDetails::with_bad_request(self.0),
+        )
+    }
+
+    /// Refuses a field. `problem` says what to send instead.
+    pub fn refuse(&mut self, field: &str, problem: impl Display) -> Reported {
+        self.0.push(FieldViolation::new(field, problem.to_string()));
+        Reported
+    }
+
+    /// A value that may have been refused elsewhere.
+    pub fn check<T>(&mut self, field: &str, value: Result<T, impl Display>) -> Result<T, Reported> {
+        value.map_err(|problem| self.refuse(field, problem))
+    }
+
+    /// A message that must be there.
+    pub fn present<T>(&mut self, field: &str, value: Option<T>) -> Result<T, Reported> {
+        value.ok_or_else(|| self.refuse(field, "is missing; set it"))
+    }
+
+    /// A UUID in its usual form of 36 characters.
+    pub fn uuid(&mut self, field: &str, text: &str) -> Result<Uuid, Reported> {
+        const FORM: &str = "send a UUID, for example \"01890a5d-ac96-774b-bcce-b302099a8057\"";
+        match Uuid::try_parse(text) {
+            Ok(uuid) if text.len() == 36 => Ok(uuid),
+            _ if text.is_empty() => Err(self.refuse(field, format!("is missing; {FORM}"))),
+            _ => Err(self.refuse(field, format!("is not a UUID; {FORM}"))),
+        }
+    }
+
+    /// The key of a request that carries a `request_id`.
+    pub fn request_key(
+        &mut self,
+        caller: &Caller,
+        rpc: &str,
+        request_id: &str,
+        request: &impl Message,
+    ) -> Result<RequestKey, Reported> {
+        let request_id = self.uuid("request_id", request_id)?;
+        Ok(RequestKey::new(caller, request_id, rpc, request))
+    }
+
+    /// Text of so many characters, none of them a control character but line
+    /// breaks and tabs.
+    pub fn text(
+        &mut self,
+        field: &str,
+        text: String,
+        characters: RangeInclusive<usize>,
+    ) -> Result<String, Reported> {
+        let count = text.chars().count();
+        if !characters.contains(&count) {
+            let (least, most) = (characters.start(), characters.end());
+            return Err(
+                self.refuse(field, format!("has {count} characters; send {least} to {most}"))
+            );
+        }
+        if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+            return Err(self.refuse(field, "holds control characters; leave them out"));
+        }
+        Ok(text)
+    }
+
+    /// A whole number within a range.
+    pub fn integer<T: PartialOrd + Display + Copy>(
+        &mut self,
+        field: &str,
+        value: T,
+        range: RangeInclusive<T>,
+    ) -> Result<T, Reported> {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (least, most) = (range.start(), range.end());
+        Err(self.refuse(field, format!("is {value}; send {least} to {most}")))
+    }
+
+    /// The code of a currency.
+    pub fn currency(&mut self, field: &str, code: &str) -> Result<Currency, Reported> {
+        self.check(field, code.parse::<Currency>())
+    }
+
+    /// An amount within a range of minor units.
+    pub fn money(
+        &mut self,
+        field: &str,
+        money: Option<proto::r#type::v1::Money>,
+        minor_units: RangeInclusive<i64>,
+    ) -> Result<Money, Reported> {
+        let money = self.present(field, money)?;
+        let currency = self.currency(&format!("{field}.currency_code"), &money.currency_code);
+        let minor_units =
+            self.integer(&format!("{field}.minor_units"), money.minor_units, minor_units);
+        Ok(Money { currency: currency?, minor_units: minor_units? })
+    }
+
+    /// A point in time, cut to microseconds.
+    pub fn timestamp(
+        &mut self,
+        field: &str,
+        time: Option<prost_types::Timestamp>,
+    ) -> Result<Timestamp, Reported> {
+        // What google.protobuf.Timestamp admits: the years 1 to 9999.
+        const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+        let time = self.present(field, time)?;
+        let seconds = self.integer(&format!("{field}.seconds"), time.seconds, SECONDS);
+        let nanos = self.integer(&format!("{field}.nanos"), time.nanos, 0..=999_999_999);
+        Ok(Timestamp::from_micros(seconds? * 1_000_000 + i64::from(nanos? / 1_000)))
+    }
+
+    /// How many results a page holds, `default` if zero, and never more than 1000
+    /// (<https://google.aip.dev/158>).
+    pub fn page_size(&mut self, value: i32, default: u32) -> Result<u32, Reported> {
+        match u32::try_from(value) {
+            Ok(0) => Ok(default),
+            Ok(size) => Ok(size.min(1000)),
+            Err(_) => Err(self.refuse("page_size", "is negative; send 0 to 1000")),
+        }
+    }
+}
+
+/// A point in time as the contract has it.
+pub fn to_proto_timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.as_micros();
+    let nanos = Duration::from_micros(micros.rem_euclid(1_000_000).unsigned_abs()).subsec_nanos();
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}
+
+/// An amount as the contract has it.
+pub fn to_proto_money(money: Money) -> proto::r#type::v1::Money {
+    proto::r#type::v1::Money {
+        currency_code: money.currency.as_str().to_owned(),
+        minor_units: money.minor_units,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_violations_are_answered_at_once_by_field() {
+        let mut fields = Fields::default();
+        let id = fields.uuid("id", "7");
+        let quantity = fields.integer("items[0].quantity", 0, 1..=10);
+        let price = fields.money("price", None, 0..=10);
+        let status = fields.accept(|| Ok((id?, quantity?, price?))).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let named: Vec<_> = status
+            .get_details_bad_request()
+            .unwrap()
+            .field_violations
+            .into_iter()
+            .map(|violation| violation.field)
+            .collect();
+        assert_eq!(named, ["id", "items[0].quantity", "price"]);
+    }
+
+    #[test]
+    fn a_time_before_the_epoch_survives_the_conversion() {
+        let time = Timestamp::from_micros(-1);
+        let converted = to_proto_timestamp(time);
+        assert_eq!((converted.seconds, converted.nanos), (-1, 999_999_000));
+        assert_eq!(Fields::default().timestamp("time", Some(converted)), Ok(time));
+    }
+}

@@ -1,0 +1,44 @@
+//! Who sent a request, and what makes it the same request when it is sent again
+//! (<https://google.aip.dev/155>).
+
+use aws_lc_rs::digest::{SHA256, digest};
+use client::SpiffeId;
+use prost::Message;
+use tonic::{Extensions, Status};
+use uuid::Uuid;
+
+/// The peer of a connection, proven by its certificate. Every request that reaches
+/// a handler carries one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller(pub SpiffeId);
+
+impl Caller {
+    /// The caller of a request.
+    pub fn of(extensions: &Extensions) -> Result<&Self, Status> {
+        extensions.get().ok_or_else(|| Status::unauthenticated("the call has no proven caller"))
+    }
+}
+
+/// The key under which the effect of a request is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Who sent it: a SPIFFE ID.
+    pub principal: String,
+    /// What the sender called it.
+    pub request_id: Uuid,
+    /// A digest of the RPC and all parameters, to tell a repeat from another request
+    /// under the same identifier.
+    pub fingerprint: [u8; 32],
+}
+
+impl RequestKey {
+    /// The key of a request of `rpc`.
+    pub fn new(caller: &Caller, request_id: Uuid, rpc: &str, message: &impl Message) -> Self {
+        let mut bytes = rpc.as_bytes().to_vec();
+        bytes.push(0);
+        bytes.extend(message.encode_to_vec());
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+        Self { principal: caller.0.to_string(), request_id, fingerprint }
+    }
+}
