@@ -1,1 +1,12 @@
-//! tests.
+//! The harness of the tests of the suite as a whole.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
+pub mod model;
+pub mod shop;

@@ -1,14 +1,12 @@
 //! The variables of this service, beside those that all share.
 
-use std::path::PathBuf;
-
-use service_runtime::{Reported, Variables};
+use service_runtime::{Reported, Variables, sqlite::DatabaseFile};
 
 /// The configuration of catalog-service.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `DATABASE_FILE`: the SQLite file that holds products and stock.
-    pub database_file: PathBuf,
+    pub database_file: DatabaseFile,
 }
 
 impl Config {

@@ -1,2 +1,7 @@
-//! The command line.
-fn main() {}
+//! The chandlery command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chandlery::main()
+}

@@ -21,9 +21,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// How long one address may take to accept a connection and to shake hands.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The addresses that a peer may be found at; never none.
+/// Where a peer may be found: `static:///host:port`, or several addresses
+/// separated by commas. A configuration that holds one has checked it already.
 #[derive(Clone, Debug)]
-pub(crate) struct Target(Vec<Address>);
+pub struct Target(Vec<Address>);
 
 #[derive(Clone, Debug)]
 struct Address {
@@ -67,6 +68,15 @@ impl FromStr for Address {
         let host = authority.host().trim_matches(['[', ']']);
         let server_name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
         Ok(Self { authority, server_name })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, address) in self.0.iter().enumerate() {
+            write!(formatter, "{}{address}", if index == 0 { "static:///" } else { "," })?;
+        }
+        Ok(())
     }
 }
 
@@ -173,6 +183,7 @@ mod tests {
         {
             let Target(addresses) = text.parse().unwrap();
             assert_eq!(addresses.len(), count, "{text}");
+            assert_eq!(Target(addresses).to_string(), text);
         }
     }
 

@@ -25,6 +25,7 @@ pub mod identity;
 pub mod spiffe;
 
 pub use channel::{Builder, Channel, Error};
+pub use connect::Target;
 pub use deadline::Deadline;
 pub use identity::{Identity, IdentityFiles};
 pub use spiffe::SpiffeId;

@@ -1,18 +1,19 @@
 //! The variables of this service, beside those that all share.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use service_runtime::{Reported, Seconds, Variables};
+use client::Target;
+use service_runtime::{Reported, Seconds, Variables, sqlite::DatabaseFile};
 
 /// The configuration of purchase-service.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `DATABASE_FILE`: the SQLite file that holds purchases and their events.
-    pub database_file: PathBuf,
+    pub database_file: DatabaseFile,
     /// `CATALOG_SERVICE_TARGET`: where catalog-service is.
-    pub catalog_service_target: String,
+    pub catalog_service_target: Target,
     /// `USER_SERVICE_TARGET`: where user-service is.
-    pub user_service_target: String,
+    pub user_service_target: Target,
     /// `PURCHASE_TIMEOUT_SECONDS`: how long a purchase may stay undecided.
     pub purchase_timeout: Duration,
 }
@@ -20,11 +21,11 @@ pub struct Config {
 impl Config {
     /// Reads the variables.
     pub fn parse(variables: &mut Variables) -> Result<Self, Reported> {
-        const TARGET: &str = "a target, for example static:///127.0.0.1:50051";
+        const FORM: &str = "a target, for example static:///127.0.0.1:50051";
         let database_file = variables
             .required("DATABASE_FILE", "the path of a SQLite file, which is made if there is none");
-        let catalog_service_target = variables.required("CATALOG_SERVICE_TARGET", TARGET);
-        let user_service_target = variables.required("USER_SERVICE_TARGET", TARGET);
+        let catalog_service_target = variables.required("CATALOG_SERVICE_TARGET", FORM);
+        let user_service_target = variables.required("USER_SERVICE_TARGET", FORM);
         let purchase_timeout = variables.optional(
             "PURCHASE_TIMEOUT_SECONDS",
             "how long a purchase may stay undecided before it fails, in whole seconds",

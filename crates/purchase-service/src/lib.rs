@@ -23,7 +23,7 @@ pub mod worker;
 
 use std::process::ExitCode;
 
-use client::Channel;
+use client::{Channel, Target};
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
 use service_runtime::{Server, Services};
 
@@ -46,9 +46,9 @@ pub async fn run(
     config: Config,
     server: Server,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let channel = |target: &str, workload| {
+    let channel = |target: &Target, workload| {
         let identity = server.identity().clone();
-        Channel::to(target).identity(identity).peer(server.peer(workload)).build()
+        Channel::to(target.to_string()).identity(identity).peer(server.peer(workload)).build()
     };
     let others = Others::new(
         channel(&config.catalog_service_target, "catalog-service")?,

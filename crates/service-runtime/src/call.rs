@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use client::{Deadline, SpiffeId, deadline};
@@ -65,19 +66,17 @@ impl Call {
 
     async fn answer(
         mut self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         span: &Span,
     ) -> Result<Response<Body>, Status> {
-        let path = request.uri().path();
-        let (caller, default) = self.rules.admit(path, self.peer.as_ref())?;
+        let (caller, default) = self.rules.admit(request.uri().path(), self.peer.as_ref())?;
         span.record("client.address", caller.0.workload());
-        let asked = deadline::requested_timeout(request.headers())
+        let timeout = deadline::requested_timeout(request.headers())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let deadline = asked.or(default).map(Deadline::after);
+        let deadline = timeout.or(default).map(Deadline::after);
 
-        let mut request = request;
         request.extensions_mut().insert(caller);
-        let end = End::new(deadline, self.cut);
+        let end = End { deadline, cut: self.cut };
         let mut early = std::pin::pin!(end.clone().reached());
         let response = tokio::select! {
             // The handler first: an answer that is there is never thrown away.
@@ -102,7 +101,7 @@ impl Rules {
         &self,
         path: &str,
         peer: Option<&SpiffeId>,
-    ) -> Result<(Caller, Option<std::time::Duration>), Status> {
+    ) -> Result<(Caller, Option<Duration>), Status> {
         let peer = peer.ok_or_else(|| {
             error::refusal(
                 Code::Unauthenticated,
@@ -116,7 +115,7 @@ impl Rules {
             return Err(deny(format!("{peer} is not of spiffe://{trust_domain}/ns/{namespace}")));
         }
         // Anyone of the suite may ask how it is and what it offers.
-        let open = ["/grpc.health.v1.Health/", "/grpc.reflection.v1", "/grpc.reflection.v1alpha"];
+        let open = ["/grpc.health.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
         if open.iter().any(|prefix| path.starts_with(prefix)) {
             return Ok((Caller(peer.clone()), None));
         }
@@ -142,10 +141,6 @@ struct End {
 }
 
 impl End {
-    fn new(deadline: Option<Deadline>, cut: CancellationToken) -> Self {
-        Self { deadline, cut }
-    }
-
     async fn reached(self) -> Status {
         let deadline = async {
             match self.deadline {
@@ -211,5 +206,54 @@ impl<E: Future<Output = Status>> HttpBody for Answer<E> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESERVE: &str = "/chandlery.catalog.v1.StockService/Reserve";
+    const GET_PRODUCT: &str = "/chandlery.catalog.v1.CatalogService/GetProduct";
+
+    fn admit(path: &str, peer: Option<[&str; 3]>) -> Result<Option<Duration>, Code> {
+        let rules = Rules {
+            policies: Policies::load().unwrap(),
+            trust_domain: "chandlery.local".to_owned(),
+            namespace: "chandlery".to_owned(),
+        };
+        let peer = peer.map(|[domain, namespace, workload]| {
+            SpiffeId::new(domain, namespace, workload).unwrap()
+        });
+        let admitted = rules.admit(path, peer.as_ref());
+        admitted.map(|(_, deadline)| deadline).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn only_the_workloads_that_the_contract_names_are_admitted() {
+        let named = Some(["chandlery.local", "chandlery", "purchase-service"]);
+        let other = Some(["chandlery.local", "chandlery", "user-service"]);
+        assert_eq!(admit(RESERVE, named), Ok(Some(Duration::from_secs(2))));
+        assert_eq!(admit(RESERVE, other), Err(Code::PermissionDenied));
+        assert!(admit(GET_PRODUCT, other).is_ok());
+    }
+
+    #[test]
+    fn a_name_counts_in_the_own_trust_domain_and_namespace_alone() {
+        for foreign in [["elsewhere", "chandlery"], ["chandlery.local", "other"]] {
+            let peer = Some([foreign[0], foreign[1], "purchase-service"]);
+            assert_eq!(admit(RESERVE, peer), Err(Code::PermissionDenied));
+            assert_eq!(admit("/grpc.health.v1.Health/Check", peer), Err(Code::PermissionDenied));
+        }
+        assert_eq!(admit(RESERVE, None), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn health_and_reflection_are_open_to_the_suite_and_nothing_else_is() {
+        let anyone = Some(["chandlery.local", "chandlery", "anyone"]);
+        assert_eq!(admit("/grpc.health.v1.Health/Watch", anyone), Ok(None));
+        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        assert_eq!(admit(reflection, anyone), Ok(None));
+        assert_eq!(admit("/an.other.v1.Service/Call", anyone), Err(Code::Unimplemented));
     }
 }

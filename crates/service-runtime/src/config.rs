@@ -96,7 +96,7 @@ pub(crate) struct Invalid(Vec<String>);
 
 impl fmt::Display for Invalid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the configuration is not complete:")?;
+        write!(formatter, "the configuration cannot be used:")?;
         self.0.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
     }
 }
@@ -293,7 +293,7 @@ mod tests {
         let config = Config::parse(&mut variables);
         assert_eq!(
             variables.accept(config).unwrap_err().to_string(),
-            "the configuration is not complete:\n  \
+            "the configuration cannot be used:\n  \
              GRPC_LISTEN_ADDRESS is \"here\"; it takes an address and a port, for example \
              0.0.0.0:50051 or [::]:50051\n  \
              TLS_TRUST_BUNDLE_FILE is not set; it takes the path of a PEM file with the \

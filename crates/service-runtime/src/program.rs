@@ -62,12 +62,14 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
     F: Future<Output = Result<(), E>>,
 {
-    if env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
+    if env::args_os().any(|argument| argument == "--help" || argument == "-h") {
         print!("{}", help(name, parse));
         return ExitCode::SUCCESS;
     }
-    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-    let variables = Variables::new(env::vars());
+    // A variable that is not UTF-8 is none of ours.
+    let variables = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables = Variables::new(variables);
     match start(name, variables, parse, run).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -9,6 +9,7 @@ use std::{
     fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -23,26 +24,53 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::{RequestKey, Timestamp, internal, unavailable};
+use crate::{Reported, RequestKey, Timestamp, internal, unavailable};
 
 const READERS: u32 = 4;
 /// How many writes may share a commit.
 const BATCH: usize = 64;
 
+/// The path of a database in a folder that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseFile(PathBuf);
+
+impl DatabaseFile {
+    /// What a variable of this type takes.
+    pub const FORM: &str =
+        "the path of a SQLite file, made if there is none, in a folder that exists";
+}
+
+impl FromStr for DatabaseFile {
+    type Err = Reported;
+
+    fn from_str(path: &str) -> Result<Self, Reported> {
+        let path = PathBuf::from(path);
+        let folder = path.parent().ok_or(Reported)?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if folder.is_dir() && !path.is_dir() { Ok(Self(path)) } else { Err(Reported) }
+    }
+}
+
+impl AsRef<Path> for DatabaseFile {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another process; an embedded database serves one replica")]
+    #[error("DATABASE_FILE {0} is in use by another process; an embedded database serves one replica")]
     InUse(PathBuf),
     /// The lock beside it cannot be taken.
-    #[error("{0} cannot be locked: {1}")]
+    #[error("DATABASE_FILE {0} cannot be locked: {1}")]
     Lock(PathBuf, io::Error),
     /// The file is no database, or cannot be read.
-    #[error("{0} cannot be opened as a SQLite database: {1}")]
+    #[error("DATABASE_FILE {0} cannot be opened as a SQLite database: {1}")]
     Open(PathBuf, sqlx::Error),
     /// Its schema cannot be brought up to date.
-    #[error("the schema of {0} cannot be brought up to date: {1}")]
+    #[error("the schema of DATABASE_FILE {0} cannot be brought up to date: {1}")]
     Migrate(PathBuf, MigrateError),
 }
 
@@ -60,7 +88,8 @@ pub struct Database {
 
 impl Database {
     /// Opens a file, makes it if there is none, and brings its schema up to date.
-    pub async fn open(path: &Path, schema: &[Step]) -> Result<Self, OpenError> {
+    pub async fn open(path: impl AsRef<Path>, schema: &[Step]) -> Result<Self, OpenError> {
+        let path = path.as_ref();
         let lock = lock(path)?;
         let failed = |error| OpenError::Open(path.to_owned(), error);
         let options = SqliteConnectOptions::new()
@@ -272,5 +301,96 @@ fn copy(outcome: &Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
     match outcome {
         Ok(()) => Ok(()),
         Err(error) => Err(sqlx::Error::Io(io::Error::other(format!("the commit failed: {error}")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, future::join_all};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SCHEMA: &[Step] = &[
+        (1, "numbers", "CREATE TABLE numbers (number INTEGER PRIMARY KEY) STRICT"),
+        (
+            2,
+            "requests",
+            "CREATE TABLE requests (
+                 principal TEXT, request_id BLOB, fingerprint BLOB, answer TEXT,
+                 create_time INTEGER, PRIMARY KEY (principal, request_id)
+             ) STRICT",
+        ),
+    ];
+
+    async fn insert(database: &Database, number: i64) -> Result<(), sqlx::Error> {
+        database
+            .write(move |db| {
+                async move {
+                    let insert = sqlx::query("INSERT INTO numbers VALUES (?)").bind(number);
+                    insert.execute(db).await.map(drop)
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn numbers(database: &Database) -> Vec<i64> {
+        let rows = sqlx::query_as("SELECT number FROM numbers ORDER BY number");
+        let rows: Vec<(i64,)> = rows.fetch_all(database.readers()).await.unwrap();
+        rows.into_iter().map(|(number,)| number).collect()
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_undoes_itself_and_none_that_shares_its_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
+        let outcomes = join_all([1, 2, 2, 3, 1, 4].map(|number| insert(&database, number))).await;
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!((failed, numbers(&database).await), (2, vec![1, 2, 3, 4]));
+    }
+
+    #[tokio::test]
+    async fn a_write_stands_though_its_caller_went_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
+        assert!(insert(&database, 1).now_or_never().is_none(), "it has no time to end");
+        insert(&database, 2).await.unwrap();
+        assert_eq!(numbers(&database).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_open_is_refused_until_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("it.db");
+        let first = Database::open(&path, SCHEMA).await.unwrap();
+        let second = Database::open(&path, SCHEMA).await.unwrap_err();
+        assert!(matches!(second, OpenError::InUse(_)), "{second}");
+        drop(first);
+        Database::open(&path, SCHEMA).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_recalled_by_the_same_request_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
+        let key = |fingerprint| RequestKey {
+            principal: "me".to_owned(),
+            request_id: Uuid::from_u128(7),
+            fingerprint: [fingerprint; 32],
+        };
+        let recalled = database
+            .write(move |db| {
+                async move {
+                    remember(db, &key(1), &"yes", Timestamp::default()).await?;
+                    let same = recall::<String>(db, &key(1)).await?;
+                    let other = recall::<String>(db, &key(2)).await?;
+                    Ok::<_, sqlx::Error>((same, other))
+                }
+                .boxed()
+            })
+            .await
+            .unwrap();
+        assert!(matches!(recalled, (Recall::Answered(yes), Recall::Differs) if yes == "yes"));
     }
 }

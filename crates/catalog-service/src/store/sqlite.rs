@@ -35,7 +35,7 @@ pub struct Sqlite(Database);
 
 impl Sqlite {
     /// Opens the file, makes it if there is none, and brings its schema up to date.
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Database::open(path, SCHEMA).await.map(Self)
     }
 }

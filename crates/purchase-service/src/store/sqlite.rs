@@ -28,7 +28,8 @@ impl Sqlite {
     /// Opens the file, makes it if there is none, and brings its schema up to date.
     /// What an earlier process had claimed is due at once: the file has one process
     /// at a time, so that process is gone.
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
         let database = Database::open(path, SCHEMA).await?;
         database
             .write(|db| {

@@ -1,0 +1,222 @@
+//! The command line: what there is to do, and what a person or a script is told
+//! when it cannot be done.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use client::Identity;
+use console::style;
+use service_runtime::Clock;
+use tonic::Code;
+
+use crate::{
+    certs,
+    check::{self, Evidence, check},
+    clients::{Clients, Targets},
+    demo::{self, Host},
+    service::{self, Service},
+};
+
+/// The statuses of BSD's sysexits, and what else scripts may tell apart.
+const BROKEN: u8 = 1;
+const USAGE: u8 = 64;
+const UNAVAILABLE: u8 = 69;
+const SOFTWARE: u8 = 70;
+const OS: u8 = 71;
+const TRY_AGAIN: u8 = 75;
+const SIGNALLED: u8 = 128;
+
+/// How long to wait for purchases that are under way before the books are judged.
+const QUIET_PATIENCE: Duration = Duration::from_secs(30);
+
+const EXAMPLES: &str = "\
+Examples:
+  chandlery                                 the demonstration
+  chandlery demo --purchases 2000 --kills 20
+  chandlery demo --seed 7                   the same goods and moments again
+  chandlery certs --out certs               an authority and a certificate for each workload
+  chandlery check --certs certs --user-service static:///127.0.0.1:50051 ...
+                                            what must hold, of services that run
+
+Exit status:
+  0 well; 1 an invariant does not hold; 64 wrong usage; 69 a service cannot be reached";
+
+/// A ship chandler's shop of three gRPC services that survives kill -9
+#[derive(Debug, Parser)]
+#[command(name = "chandlery", version, after_help = EXAMPLES)]
+struct Cli {
+    /// Without one, the demonstration
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Certs(certs::Args),
+    Check(CheckArgs),
+    #[command(hide = true)]
+    UserService(service::Args),
+    #[command(hide = true)]
+    CatalogService(service::Args),
+    #[command(hide = true)]
+    PurchaseService(service::Args),
+}
+
+/// Checks what must hold of purchases, stock and ledger, against running services
+///
+/// Waits for purchases that are under way, reads all books, and shows what holds
+/// and what does not. Changes nothing.
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    targets: Targets,
+
+    /// The folder with ca.crt, chandlery.crt and chandlery.key, as `chandlery certs`
+    /// makes it
+    #[arg(long, value_name = "DIR")]
+    certs: PathBuf,
+}
+
+/// Runs the command line to its end.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) => {
+            let _ = refusal.print();
+            return if refusal.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(OS, &format!("no threads can be started: {error}")),
+    };
+    runtime.block_on(run(cli.command.unwrap_or(Command::Demo(demo::Args::default()))))
+}
+
+async fn run(command: Command) -> ExitCode {
+    let clock = Clock::system();
+    match command {
+        // The story is long, and so is its future.
+        Command::Demo(args) => Box::pin(demonstrate(&args, clock)).await,
+        Command::Certs(args) => match certs::run(&args, &clock) {
+            Ok(summary) => {
+                println!("{summary}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(USAGE, &error.to_string()),
+        },
+        Command::Check(args) => match check_services(&args).await {
+            Ok(status) => status,
+            Err(failure) => failure,
+        },
+        Command::UserService(args) => Service::User.run(args).await,
+        Command::CatalogService(args) => Service::Catalog.run(args).await,
+        Command::PurchaseService(args) => Service::Purchase.run(args).await,
+    }
+}
+
+async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
+    let program = match env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return fail(OS, &format!("this program does not know its path: {error}")),
+    };
+    let host = Host { program, environment: inherited(), clock };
+    let Err(failure) = Box::pin(demo::run(args, host)).await else { return ExitCode::SUCCESS };
+    let status = match &failure {
+        demo::Failure::Broken(_)
+        | demo::Failure::NotQuiet { .. }
+        | demo::Failure::NothingKilled
+        | demo::Failure::Unanswered { .. } => BROKEN,
+        demo::Failure::Folder(_) | demo::Failure::System(_) => OS,
+        demo::Failure::Suite(_)
+        | demo::Failure::Products(_)
+        | demo::Failure::Call(..)
+        | demo::Failure::Check(_) => SOFTWARE,
+        demo::Failure::Interrupted(signal) => {
+            SIGNALLED.saturating_add(u8::try_from(signal.as_raw_value()).unwrap_or_default())
+        }
+    };
+    fail(status, &failure.to_string())
+}
+
+async fn check_services(args: &CheckArgs) -> Result<ExitCode, ExitCode> {
+    let CheckArgs { targets, certs } = args;
+    let identity = operator(certs)?;
+    let clients =
+        Clients::new(targets, &identity).map_err(|error| fail(USAGE, &error.to_string()))?;
+    let evidence = Evidence::collect_when_quiet(&clients, QUIET_PATIENCE)
+        .await
+        .map_err(|error| refuse(&error))?;
+    let report = check(&evidence);
+    print!("{report}");
+    let unsettled = evidence.unsettled().count();
+    if unsettled > 0 {
+        println!("{unsettled} purchases are still under way and not judged yet; check again.");
+    }
+    Ok(if report.holds() { ExitCode::SUCCESS } else { BROKEN.into() })
+}
+
+fn operator(certs: &Path) -> Result<Identity, ExitCode> {
+    Identity::load(&certs::identity_files(certs, "chandlery")).map_err(|error| {
+        let folder = certs.display();
+        fail(USAGE, &format!("{error}; make certificates with `chandlery certs --out {folder}`"))
+    })
+}
+
+/// Says what to do about books that cannot be read.
+fn refuse(error: &check::Error) -> ExitCode {
+    let check::Error::Call(status) = error else {
+        return fail(TRY_AGAIN, &error.to_string());
+    };
+    let (exit_status, advice) = match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded => {
+            (UNAVAILABLE, "start it, or correct the option that says where it is")
+        }
+        Code::Unauthenticated | Code::PermissionDenied => {
+            (UNAVAILABLE, "use the certificate of the workload chandlery that the services trust")
+        }
+        _ => (SOFTWARE, "look into the log of the service"),
+    };
+    fail(exit_status, &format!("{error}; {advice}"))
+}
+
+fn fail(status: u8, problem: &str) -> ExitCode {
+    eprintln!("{}: {problem}", style("chandlery").for_stderr().red().bold());
+    status.into()
+}
+
+/// The variables that the services of a suite inherit: where programs are, and
+/// where telemetry goes.
+fn inherited() -> Vec<(String, String)> {
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+    let variables = env::vars();
+    variables.filter(|(name, _)| name == "PATH" || name.starts_with("OTEL_")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn services_are_hidden_and_named_as_their_workloads() {
+        for service in Service::ALL {
+            let cli =
+                Cli::try_parse_from(["chandlery", service.name(), service::UNTIL_STDIN_CLOSES]);
+            assert!(cli.is_ok(), "{service}");
+            let help = Cli::command().render_long_help().to_string();
+            assert!(!help.contains(&format!("\n  {service} ")), "{service}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The three services as real processes on loopback, over mutual TLS, with a
+//! database file each: for the demonstration, for tests and for development.
+//!
+//! No process outlives the [`Suite`] that started it, nor the process that it is
+//! in, even when that is killed.
+
+mod process;
+
+use std::{
+    fmt, fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use client::Identity;
+use rand::{SeedableRng, rngs::StdRng};
+use rustix::process::Signal;
+use service_runtime::{Clock, Timestamp};
+
+use crate::{
+    certs::{self, Authority, Leaf, NAMESPACE, TRUST_DOMAIN},
+    clients::{Clients, Targets},
+    service::Service,
+};
+use process::{Member, Program};
+
+/// The workload that may do what an operator does.
+const OPERATOR: &str = "chandlery";
+
+/// How long the certificates of a suite are valid.
+const VALIDITY: Duration = Duration::from_hours(24);
+
+/// How long a service may take to drain before it counts as stuck.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to start a suite.
+#[derive(Debug)]
+pub struct Options {
+    /// The binary that offers the services as hidden subcommands.
+    pub program: PathBuf,
+    /// Where databases, certificates and logs are kept; made if it is missing.
+    pub directory: PathBuf,
+    /// Variables of the services beside those that the suite sets. They inherit
+    /// none.
+    pub environment: Vec<(String, String)>,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Where the choice of ports comes from. Suites that start at the same time
+    /// need different ones, so this is no place for the seed of a test.
+    pub random: StdRng,
+}
+
+/// Why a suite cannot do what it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A certificate could not be issued.
+    #[error(transparent)]
+    Certificates(#[from] certs::Error),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] client::identity::Error),
+    /// A client cannot be built.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// A file of the suite cannot be made.
+    #[error("{} cannot be written: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// The program cannot be started.
+    #[error("{} cannot be started: {cause}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// A process cannot be waited for or signalled.
+    #[error("the process of {service} cannot be controlled: {cause}")]
+    Control {
+        /// The service.
+        service: Service,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// Every port that was tried belongs to another process.
+    #[error("no free port was found on 127.0.0.1; end some of the programs that listen there")]
+    NoFreePort,
+    /// The process ended before it served.
+    #[error("{service} ended before it served ({status}); its log ends so:\n{log}")]
+    Ended {
+        /// The service.
+        service: Service,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The process runs but does not serve.
+    #[error("{service} does not serve after {patience:?}; its log ends so:\n{log}")]
+    NotServing {
+        /// The service.
+        service: Service,
+        /// How long it was waited for.
+        patience: Duration,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The process did not end when it was told to.
+    #[error("{service} has not ended {patience:?} after SIGTERM; its log ends so:\n{log}")]
+    NotEnding {
+        /// The service.
+        service: Service,
+        /// How long it was waited for.
+        patience: Duration,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// There is no process.
+    #[error("{0} is not running; restart it first")]
+    NotRunning(Service),
+    /// The process failed, or did not drain.
+    #[error("{service} has not ended as it should ({status}); its log ends so:\n{log}")]
+    Unclean {
+        /// The service.
+        service: Service,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
+}
+
+/// A certificate to call the services with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// Of this workload.
+    Workload(&'a str),
+    /// Of the operator, and expired.
+    Expired,
+    /// In the name of the operator, of an authority that the services do not trust.
+    Foreign,
+}
+
+impl Credential<'_> {
+    /// Of the operator.
+    pub const OPERATOR: Self = Self::Workload(OPERATOR);
+}
+
+/// Three running services. Those that still run when it is dropped are killed.
+pub struct Suite {
+    program: Program,
+    authority: Authority,
+    clock: Clock,
+    /// By `Service`, in the order of its variants.
+    members: [Member; 3],
+}
+
+impl Suite {
+    /// Makes certificates, starts the services, and waits until each serves.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let Options { program, directory, environment, clock, mut random } = options;
+        let certificates = directory.join("certs");
+        fs::create_dir_all(&certificates)
+            .map_err(|cause| Error::File { path: certificates.clone(), cause })?;
+        let authority = Authority::create(TRUST_DOMAIN, clock.now())?;
+        authority.save(&certificates)?;
+        for workload in certs::WORKLOADS {
+            let leaf = Leaf::new(workload, NAMESPACE, clock.now(), VALIDITY);
+            authority.issue(&leaf)?.save(&certificates, workload)?;
+        }
+        let operator = Identity::load(&certs::identity_files(&certificates, OPERATOR))?;
+
+        let program = Program { path: program, directory, environment, operator };
+        let mut members = Service::ALL.map(|service| {
+            Member::new(
+                service,
+                process::log_file(&program.directory, service),
+                StdRng::from_rng(&mut random),
+            )
+        });
+        let [user, catalog, purchase] = &mut members;
+        tokio::try_join!(user.start(&program), catalog.start(&program))?;
+        purchase.variables = vec![
+            ("USER_SERVICE_TARGET", target(user.address())),
+            ("CATALOG_SERVICE_TARGET", target(catalog.address())),
+        ];
+        purchase.start(&program).await?;
+        Ok(Self { program, authority, clock, members })
+    }
+
+    /// Kills a service with SIGKILL, and returns when its process is gone.
+    pub fn kill(&mut self, service: Service) -> Result<(), Error> {
+        self.member(service).kill()
+    }
+
+    /// Starts a service that is not running, where it was, and waits until it serves.
+    /// One that is running is left alone.
+    pub async fn restart(&mut self, service: Service) -> Result<(), Error> {
+        let Self { program, members, .. } = self;
+        members[service as usize].restart(program).await
+    }
+
+    /// Tells a service to drain with SIGTERM, and waits until it has ended. One that
+    /// does not end in half a minute is killed.
+    pub async fn terminate(&mut self, service: Service) -> Result<ExitStatus, Error> {
+        self.member(service).terminate(DRAIN_PATIENCE).await
+    }
+
+    /// Sends SIGTERM to a service and does not wait. [`terminate`](Self::terminate)
+    /// waits for it, too.
+    pub fn begin_drain(&mut self, service: Service) -> Result<(), Error> {
+        self.member(service).signal(Signal::TERM)
+    }
+
+    /// Stops a service with SIGSTOP, so that it keeps its connections and answers
+    /// nothing.
+    pub fn pause(&mut self, service: Service) -> Result<(), Error> {
+        self.member(service).signal(Signal::STOP)
+    }
+
+    /// Lets a service that was paused go on, with SIGCONT.
+    pub fn resume(&mut self, service: Service) -> Result<(), Error> {
+        self.member(service).signal(Signal::CONT)
+    }
+
+    /// Drains all services that run, callers before those they call. Each must end
+    /// with status 0.
+    pub async fn stop(mut self) -> Result<(), Error> {
+        for member in self.members.iter_mut().rev().filter(|member| member.process_id().is_some()) {
+            let status = member.terminate(DRAIN_PATIENCE).await?;
+            if !status.success() {
+                let log = member.log_tail();
+                return Err(Error::Unclean { service: member.service, status, log });
+            }
+        }
+        Ok(())
+    }
+
+    /// The process of a service, if it runs.
+    pub fn process_id(&self, service: Service) -> Option<u32> {
+        self.members[service as usize].process_id()
+    }
+
+    /// Where a service serves RPCs, also while it is not running.
+    pub fn address(&self, service: Service) -> SocketAddr {
+        self.members[service as usize].address()
+    }
+
+    /// Where a service serves health alone, in plaintext.
+    pub fn health_address(&self, service: Service) -> SocketAddr {
+        self.members[service as usize].health_address()
+    }
+
+    /// Where the services are, as [`client::Channel::to`] takes it.
+    pub fn targets(&self) -> Targets {
+        let target = |service| target(self.address(service));
+        Targets {
+            user_service: target(Service::User),
+            catalog_service: target(Service::Catalog),
+            purchase_service: target(Service::Purchase),
+        }
+    }
+
+    /// Clients that call as the operator.
+    pub fn clients(&self) -> Result<Clients, Error> {
+        Ok(Clients::new(&self.targets(), &self.program.operator)?)
+    }
+
+    /// Clients that call with another certificate.
+    pub fn clients_of(&self, credential: Credential<'_>) -> Result<Clients, Error> {
+        Ok(Clients::new(&self.targets(), &self.identity(credential)?)?)
+    }
+
+    /// Issues a certificate. Its bearer trusts the services in any case.
+    pub fn identity(&self, credential: Credential<'_>) -> Result<Identity, Error> {
+        let now = self.clock.now();
+        let folder = self.certificates();
+        let (name, issued) = match credential {
+            Credential::Workload(workload) => {
+                let leaf = Leaf::new(workload, NAMESPACE, now, VALIDITY);
+                (workload, self.authority.issue(&leaf)?)
+            }
+            Credential::Expired => {
+                let validity = i64::try_from(VALIDITY.as_micros()).unwrap_or(i64::MAX);
+                let long_ago = Timestamp::from_micros(now.as_micros().saturating_sub(validity));
+                let leaf = Leaf::new(OPERATOR, NAMESPACE, long_ago, VALIDITY / 2);
+                ("expired", self.authority.issue(&leaf)?)
+            }
+            Credential::Foreign => {
+                let leaf = Leaf::new(OPERATOR, NAMESPACE, now, VALIDITY);
+                ("foreign", Authority::create(TRUST_DOMAIN, now)?.issue(&leaf)?)
+            }
+        };
+        // Beside the certificates of the services, which are in use.
+        let issued_folder = folder.join("issued");
+        fs::create_dir_all(&issued_folder)
+            .map_err(|cause| Error::File { path: issued_folder.clone(), cause })?;
+        issued.save(&issued_folder, name)?;
+        let mut files = certs::identity_files(&issued_folder, name);
+        files.trust_bundle = folder.join("ca.crt");
+        Ok(Identity::load(&files)?)
+    }
+
+    /// The folder of the certificates: `ca.crt`, and `.crt` and `.key` of each
+    /// workload.
+    pub fn certificates(&self) -> PathBuf {
+        self.program.certificates()
+    }
+
+    /// The folder that everything is in.
+    pub fn directory(&self) -> &Path {
+        &self.program.directory
+    }
+
+    /// The last lines of the log of a service.
+    pub fn log_tail(&self, service: Service) -> String {
+        log_tail(self.directory(), service)
+    }
+
+    fn member(&mut self, service: Service) -> &mut Member {
+        &mut self.members[service as usize]
+    }
+}
+
+impl fmt::Debug for Suite {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Suite").field(&self.members).finish()
+    }
+}
+
+/// The last lines of the log of a service in the directory of a suite.
+pub(crate) fn log_tail(directory: &Path, service: Service) -> String {
+    process::log_tail(&process::log_file(directory, service))
+}
+
+fn target(address: SocketAddr) -> String {
+    format!("static:///{address}")
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

@@ -1,0 +1,290 @@
+//! One service of a suite: its ports, its process, its log.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{SocketAddr, TcpListener},
+    ops::Range,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use client::Identity;
+use rand::{RngExt, rngs::StdRng};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+use tonic::{Status, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::{Error, loopback, target};
+use crate::{certs, clients, service};
+use service::Service;
+
+/// Below the ephemeral ports of every system: while a killed service is away, no
+/// outgoing connection takes its port.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// How often to look for a free port, and to start a service that lost its port to
+/// another process in between.
+const PORT_ATTEMPTS: u32 = 20;
+
+/// The status that a service ends with when it cannot listen on its ports.
+const CANNOT_LISTEN: i32 = 69;
+
+/// How long a service may take to serve. It migrates its database first.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much of a log is shown when its service fails.
+const LOG_TAIL_LINES: usize = 20;
+
+/// What the processes of a suite have in common.
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) directory: PathBuf,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) operator: Identity,
+}
+
+impl Program {
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.directory.join("certs")
+    }
+
+    fn spawn(&self, member: &Member) -> Result<Process, Error> {
+        let Member { service, log_file, grpc_port, health_port, variables, .. } = member;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log_file)
+            .map_err(|cause| Error::File { path: log_file.clone(), cause })?;
+        let tls = certs::identity_files(&self.certificates(), service.name());
+        Command::new(&self.path)
+            .arg(service.name())
+            .arg(service::UNTIL_STDIN_CLOSES)
+            .env_clear()
+            .env("GRPC_LISTEN_ADDRESS", loopback(*grpc_port).to_string())
+            .env("HEALTH_LISTEN_ADDRESS", loopback(*health_port).to_string())
+            .env("TLS_CERTIFICATE_FILE", tls.certificate)
+            .env("TLS_PRIVATE_KEY_FILE", tls.private_key)
+            .env("TLS_TRUST_BUNDLE_FILE", tls.trust_bundle)
+            .env("DATABASE_FILE", self.directory.join(format!("{service}.db")))
+            .env("LOG_FORMAT", "text")
+            .env("NO_COLOR", "1")
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // A Ctrl-C on the terminal is for the supervisor to handle.
+            .process_group(0)
+            .spawn()
+            .map(Process)
+            .map_err(|cause| Error::Spawn { program: self.path.clone(), cause })
+    }
+}
+
+/// A process that is killed when it is dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both do nothing if it has ended and was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One service of a suite.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) service: Service,
+    /// Variables that only this service has.
+    pub(super) variables: Vec<(&'static str, String)>,
+    log_file: PathBuf,
+    random: StdRng,
+    grpc_port: u16,
+    health_port: u16,
+    process: Option<Process>,
+}
+
+impl Member {
+    pub(super) fn new(service: Service, log_file: PathBuf, random: StdRng) -> Self {
+        let (variables, process) = (Vec::new(), None);
+        Self { service, variables, log_file, random, grpc_port: 0, health_port: 0, process }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        loopback(self.grpc_port)
+    }
+
+    pub(super) fn health_address(&self) -> SocketAddr {
+        loopback(self.health_port)
+    }
+
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.0.id())
+    }
+
+    /// Starts the service on ports that nobody uses.
+    pub(super) async fn start(&mut self, program: &Program) -> Result<(), Error> {
+        let mut attempts = 0;
+        loop {
+            self.grpc_port = free_port(&mut self.random, 0)?;
+            self.health_port = free_port(&mut self.random, self.grpc_port)?;
+            match self.launch(program).await {
+                // Another process was quicker to take the port.
+                Err(error) if is_lost_race(&error) && attempts < PORT_ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Starts the service on the ports that it had.
+    pub(super) async fn restart(&mut self, program: &Program) -> Result<(), Error> {
+        let mut attempts = 0;
+        while self.process.is_none() {
+            match self.launch(program).await {
+                // Another suite is looking whether the port is free.
+                Err(error) if is_lost_race(&error) && attempts < PORT_ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    async fn launch(&mut self, program: &Program) -> Result<(), Error> {
+        self.process = Some(program.spawn(self)?);
+        let end = Instant::now() + START_PATIENCE;
+        loop {
+            let serves = self.serves(&program.operator).await.is_ok_and(|serves| serves);
+            // Looked at last, since another process may have answered for it.
+            if let Some(status) = self.try_wait()? {
+                let (service, log) = (self.service, self.log_tail());
+                return Err(Error::Ended { service, status, log });
+            }
+            if serves {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                self.process = None;
+                let (service, log) = (self.service, self.log_tail());
+                return Err(Error::NotServing { service, patience: START_PATIENCE, log });
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Whether the service says so on both of its ports: as a probe of Kubernetes
+    /// asks, and as its callers will.
+    async fn serves(&self, operator: &Identity) -> Result<bool, Status> {
+        let probe = Endpoint::from_shared(format!("http://{}", self.health_address()))
+            .map_err(|error| Status::internal(error.to_string()))?
+            .connect_timeout(PROBE_TIMEOUT)
+            .connect()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let channel = clients::channel(self.service, &target(self.address()), operator)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let probed = HealthClient::new(probe).check(health_request()).await?.into_inner();
+        let called = HealthClient::new(channel).check(health_request()).await?.into_inner();
+        let serving = ServingStatus::Serving;
+        Ok(probed.status() == serving && called.status() == serving)
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<(), Error> {
+        let service = self.service;
+        // A process that was waited for is gone, and its number may be another's.
+        let process = match self.try_wait()? {
+            None => self.process.as_ref().ok_or(Error::NotRunning(service))?,
+            Some(_) => return Err(Error::NotRunning(service)),
+        };
+        kill_process(Pid::from_child(&process.0), signal)
+            .map_err(|cause| Error::Control { service, cause: cause.into() })
+    }
+
+    pub(super) fn kill(&mut self) -> Result<(), Error> {
+        let service = self.service;
+        let mut process = self.process.take().ok_or(Error::NotRunning(service))?;
+        let control = |cause| Error::Control { service, cause };
+        process.0.kill().map_err(control)?;
+        process.0.wait().map_err(control)?;
+        Ok(())
+    }
+
+    pub(super) async fn terminate(&mut self, patience: Duration) -> Result<ExitStatus, Error> {
+        if let Some(status) = self.try_wait()? {
+            return Ok(status);
+        }
+        self.signal(Signal::TERM)?;
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                self.process = None;
+                let (service, log) = (self.service, self.log_tail());
+                return Err(Error::NotEnding { service, patience, log });
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// How the process ended, if it has since the last look.
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
+        let service = self.service;
+        let Some(process) = &mut self.process else { return Ok(None) };
+        let status = process.0.try_wait().map_err(|cause| Error::Control { service, cause })?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status)
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        log_tail(&self.log_file)
+    }
+}
+
+pub(super) fn log_file(directory: &Path, service: Service) -> PathBuf {
+    directory.join(format!("{service}.log"))
+}
+
+pub(super) fn log_tail(log_file: &Path) -> String {
+    let log = fs::read(log_file).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<_> = log.lines().collect();
+    let first = lines.len().saturating_sub(LOG_TAIL_LINES);
+    lines[first..].iter().flat_map(|line| ["  ", line, "\n"]).collect()
+}
+
+fn health_request() -> tonic::Request<HealthCheckRequest> {
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    request.set_timeout(PROBE_TIMEOUT);
+    request
+}
+
+fn is_lost_race(error: &Error) -> bool {
+    matches!(error, Error::Ended { status, .. } if status.code() == Some(CANNOT_LISTEN))
+}
+
+fn free_port(random: &mut StdRng, other_than: u16) -> Result<u16, Error> {
+    (0..PORT_ATTEMPTS)
+        .map(|_| random.random_range(PORTS))
+        .find(|port| *port != other_than && is_free(*port).is_ok())
+        .ok_or(Error::NoFreePort)
+}
+
+fn is_free(port: u16) -> io::Result<()> {
+    TcpListener::bind(loopback(port)).map(drop)
+}

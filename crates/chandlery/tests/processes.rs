@@ -1,0 +1,223 @@
+//! The command line and the suite as processes: what they leave behind, and what
+//! they do not.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use chandlery::{
+    service::Service,
+    suite::{Options, Suite},
+};
+use proto::catalog::v1::AuditStockRequest;
+use rand::{
+    SeedableRng,
+    rngs::{StdRng, SysRng},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use service_runtime::Clock;
+use tempfile::TempDir;
+use tonic::Code;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_chandlery");
+
+/// How long anything may take that should not take long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The command line, to be run with a temporary folder of its own.
+fn chandlery(temporary: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env("TMPDIR", temporary).env("NO_COLOR", "1");
+    command
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
+}
+
+fn is_listening(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+fn wait_until_silent(addresses: &[SocketAddr]) {
+    let end = Instant::now() + PATIENCE;
+    while addresses.iter().copied().any(is_listening) {
+        assert!(Instant::now() < end, "somebody still listens on one of {addresses:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A demonstration that will not end by itself soon, and where its services are.
+fn begin_long_demonstration(temporary: &Path) -> (Child, BufReader<ChildStdout>, Vec<SocketAddr>) {
+    let mut demo = chandlery(temporary)
+        .args(["demo", "--purchases", "100000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut story = BufReader::new(demo.stdout.take().unwrap());
+    let mut addresses = Vec::new();
+    while addresses.len() < Service::ALL.len() {
+        let mut line = String::new();
+        assert_ne!(story.read_line(&mut line).unwrap(), 0, "the demonstration ended early");
+        addresses.extend(line.split_whitespace().find_map(|word| word.parse::<SocketAddr>().ok()));
+    }
+    (demo, story, addresses)
+}
+
+#[test]
+fn a_demonstration_holds_and_leaves_nothing_behind() {
+    let temporary = TempDir::new().unwrap();
+    let Output { status, stdout, stderr } = chandlery(temporary.path())
+        .args(["demo", "--purchases", "60", "--kills", "2", "--seed", "1"])
+        .output()
+        .unwrap();
+    let story = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{story}\n{}", String::from_utf8_lossy(&stderr));
+    assert!(stderr.is_empty(), "no bars where nobody watches");
+    assert!(!story.contains('\u{1b}'), "no colours either");
+    assert!(story.contains("SIGKILL with "), "{story}");
+    assert!(is_empty(temporary.path()));
+}
+
+#[test]
+fn an_interrupted_demonstration_leaves_nothing_behind() {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let temporary = TempDir::new().unwrap();
+        let (mut demo, _story, addresses) = begin_long_demonstration(temporary.path());
+        kill_process(Pid::from_child(&demo), signal).unwrap();
+        assert_eq!(demo.wait().unwrap().code(), Some(status));
+        assert!(is_empty(temporary.path()));
+        assert!(!addresses.into_iter().any(is_listening));
+    }
+}
+
+#[test]
+fn services_do_not_outlive_a_demonstration_that_is_killed() {
+    let temporary = TempDir::new().unwrap();
+    let (mut demo, _story, addresses) = begin_long_demonstration(temporary.path());
+    assert!(addresses.iter().copied().all(is_listening));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    wait_until_silent(&addresses);
+}
+
+#[test]
+fn wrong_usage_and_services_out_of_reach_are_told_apart() {
+    let temporary = TempDir::new().unwrap();
+    let status = |arguments: &[&str]| {
+        let output = chandlery(temporary.path()).args(arguments).output().unwrap();
+        assert!(!output.stderr.is_empty());
+        output.status.code()
+    };
+    assert_eq!(status(&["no-such-command"]), Some(64));
+    assert_eq!(status(&["demo", "--kills", "0"]), Some(64));
+
+    let certs = temporary.path().join("certs");
+    let certs = certs.to_str().unwrap();
+    let nowhere = "static:///127.0.0.1:1";
+    let check = ["check", "--certs", certs, "--user-service", nowhere];
+    let check =
+        [&check[..], &["--catalog-service", nowhere, "--purchase-service", nowhere]].concat();
+    assert_eq!(status(&check), Some(64), "there are no certificates");
+    let made = chandlery(temporary.path()).args(["certs", "--out", certs]).output().unwrap();
+    assert!(made.status.success());
+    assert_eq!(status(&check), Some(69), "there are no services");
+}
+
+async fn start(directory: &TempDir) -> Suite {
+    let options = Options {
+        program: PROGRAM.into(),
+        directory: directory.path().to_owned(),
+        environment: Vec::new(),
+        clock: Clock::system(),
+        random: StdRng::try_from_rng(&mut SysRng).unwrap(),
+    };
+    Suite::start(options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_service_serves_again_where_it_was() {
+    let directory = TempDir::new().unwrap();
+    let mut suite = start(&directory).await;
+    let address = suite.address(Service::Catalog);
+    let process_id = suite.process_id(Service::Catalog).unwrap();
+
+    suite.kill(Service::Catalog).unwrap();
+    assert_eq!(suite.process_id(Service::Catalog), None);
+    assert!(!is_listening(address));
+    assert!(suite.kill(Service::Catalog).is_err(), "there is nothing left to kill");
+
+    suite.restart(Service::Catalog).await.unwrap();
+    assert_eq!(suite.address(Service::Catalog), address);
+    assert_ne!(suite.process_id(Service::Catalog), Some(process_id));
+    suite.clients().unwrap().stock.audit_stock(AuditStockRequest::default()).await.unwrap();
+    suite.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_is_terminated_ends_with_success() {
+    let directory = TempDir::new().unwrap();
+    let mut suite = start(&directory).await;
+    for service in Service::ALL {
+        assert!(suite.terminate(service).await.unwrap().success(), "{service}");
+    }
+    suite.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_paused_service_answers_nothing_until_it_goes_on() {
+    let directory = TempDir::new().unwrap();
+    let mut suite = start(&directory).await;
+    let mut stock = suite.clients().unwrap().stock;
+    stock.audit_stock(AuditStockRequest::default()).await.unwrap();
+
+    suite.pause(Service::Catalog).unwrap();
+    let mut request = tonic::Request::new(AuditStockRequest::default());
+    request.set_timeout(Duration::from_millis(200));
+    let status = stock.audit_stock(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+
+    suite.resume(Service::Catalog).unwrap();
+    stock.audit_stock(AuditStockRequest::default()).await.unwrap();
+    suite.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_start_is_reported_with_its_log() {
+    let directory = TempDir::new().unwrap();
+    fs::create_dir(directory.path().join("catalog-service.db")).unwrap();
+    let options = Options {
+        program: PROGRAM.into(),
+        directory: directory.path().to_owned(),
+        environment: Vec::new(),
+        clock: Clock::system(),
+        random: StdRng::try_from_rng(&mut SysRng).unwrap(),
+    };
+    let problem = Suite::start(options).await.unwrap_err().to_string();
+    assert!(problem.starts_with("catalog-service ended before it served"), "{problem}");
+    assert!(problem.lines().count() > 1, "{problem}");
+}
+
+#[tokio::test]
+async fn no_certificate_but_one_that_the_services_trust_gets_through() {
+    use chandlery::suite::Credential;
+    let directory = TempDir::new().unwrap();
+    let suite = start(&directory).await;
+    for credential in [Credential::Expired, Credential::Foreign] {
+        let mut stock = suite.clients_of(credential).unwrap().stock;
+        let status = stock.audit_stock(AuditStockRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{credential:?}");
+    }
+    let mut stock = suite.clients_of(Credential::Workload("purchase-service")).unwrap().stock;
+    let status = stock.audit_stock(AuditStockRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    suite.stop().await.unwrap();
+}

@@ -1,0 +1,169 @@
+//! From the contract to the domain, where every field is checked, and back.
+
+use proto::user::v1 as pb;
+use service_runtime::{
+    Caller, Currency, Fields, Page, PageTokens, Reported, RequestKey, to_proto_money,
+    to_proto_timestamp,
+};
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::{
+    payment::{ChargeRequest, Paid, Payment, State},
+    store::{Audit, AuditedPayment, Balance, Deposit, Refund, Sum},
+    user::{Email, Profile, User},
+};
+
+pub(super) fn create_user(
+    caller: &Caller,
+    request: pb::CreateUserRequest,
+) -> Result<(RequestKey, Profile), Status> {
+    let mut fields = Fields::default();
+    let key = fields.request_key(caller, "CreateUser", &request.request_id, &request);
+    let profile = profile(&mut fields, request.user);
+    fields.accept(|| Ok((key?, profile?)))
+}
+
+fn profile(fields: &mut Fields, user: Option<pb::User>) -> Result<Profile, Reported> {
+    let user = fields.present("user", user)?;
+    let email = fields.check("user.email", Email::try_from(user.email));
+    let display_name = fields.text("user.display_name", user.display_name, 1..=100);
+    Ok(Profile { email: email?, display_name: display_name? })
+}
+
+pub(super) fn get_user(request: &pb::GetUserRequest) -> Result<Uuid, Status> {
+    let mut fields = Fields::default();
+    let id = fields.uuid("id", &request.id);
+    fields.accept(|| id)
+}
+
+pub(super) fn deposit(caller: &Caller, request: pb::DepositRequest) -> Result<Deposit, Status> {
+    let mut fields = Fields::default();
+    let key = fields.request_key(caller, "Deposit", &request.request_id, &request);
+    let user_id = fields.uuid("user_id", &request.user_id);
+    let amount = fields.money("amount", request.amount, 1..=i64::MAX);
+    fields.accept(|| Ok(Deposit { key: key?, user_id: user_id?, amount: amount? }))
+}
+
+pub(super) fn charge(request: pb::ChargeRequest) -> Result<ChargeRequest, Status> {
+    let mut fields = Fields::default();
+    let purchase_id = fields.uuid("purchase_id", &request.purchase_id);
+    let user_id = fields.uuid("user_id", &request.user_id);
+    let amount = fields.money("amount", request.amount, 0..=i64::MAX);
+    let not_after = fields.timestamp("not_after", request.not_after);
+    fields.accept(|| {
+        Ok(ChargeRequest {
+            purchase_id: purchase_id?,
+            paid: Paid { user_id: user_id?, amount: amount? },
+            not_after: not_after?,
+        })
+    })
+}
+
+pub(super) fn refund(request: &pb::RefundRequest) -> Result<Refund, Status> {
+    let mut fields = Fields::default();
+    let purchase_id = fields.uuid("purchase_id", &request.purchase_id);
+    let not_after = fields.timestamp("not_after", request.not_after);
+    fields.accept(|| Ok(Refund { purchase_id: purchase_id?, not_after: not_after? }))
+}
+
+pub(super) fn get_balance(request: &pb::GetBalanceRequest) -> Result<(Uuid, Currency), Status> {
+    let mut fields = Fields::default();
+    let user_id = fields.uuid("user_id", &request.user_id);
+    let currency = fields.currency("currency_code", &request.currency_code);
+    fields.accept(|| Ok((user_id?, currency?)))
+}
+
+pub(super) fn audit_ledger(
+    tokens: &PageTokens<'_>,
+    request: &pb::AuditLedgerRequest,
+) -> Result<Page, Status> {
+    let mut fields = Fields::default();
+    let page = tokens.page(&mut fields, request.page_size, 1000, &request.page_token);
+    fields.accept(|| page)
+}
+
+impl From<User> for pb::User {
+    fn from(user: User) -> Self {
+        let etag = user.etag();
+        let User { id, profile, revision: _, create_time, update_time } = user;
+        let Profile { email, display_name } = profile;
+        Self {
+            id: id.to_string(),
+            email: email.as_str().to_owned(),
+            display_name,
+            etag,
+            create_time: Some(to_proto_timestamp(create_time)),
+            update_time: Some(to_proto_timestamp(update_time)),
+        }
+    }
+}
+
+impl From<Balance> for pb::Balance {
+    fn from(Balance { user_id, amount }: Balance) -> Self {
+        Self { user_id: user_id.to_string(), amount: Some(to_proto_money(amount)) }
+    }
+}
+
+impl From<State> for pb::payment::State {
+    fn from(state: State) -> Self {
+        match state {
+            State::Charged => Self::Charged,
+            State::Refunded => Self::Refunded,
+        }
+    }
+}
+
+impl From<Payment> for pb::Payment {
+    fn from(payment: Payment) -> Self {
+        let Payment { purchase_id, state, paid, not_after: _, create_time } = payment;
+        Self {
+            purchase_id: purchase_id.to_string(),
+            user_id: paid.map(|paid| paid.user_id.to_string()).unwrap_or_default(),
+            amount: paid.map(|paid| to_proto_money(paid.amount)),
+            state: pb::payment::State::from(state).into(),
+            create_time: Some(to_proto_timestamp(create_time)),
+        }
+    }
+}
+
+impl From<Audit> for pb::AuditLedgerResponse {
+    fn from(Audit { sums, unsound_account_count, payments }: Audit) -> Self {
+        Self {
+            sums: sums.into_iter().map(Into::into).collect(),
+            unsound_account_count,
+            payments: payments.rows.into_iter().map(Into::into).collect(),
+            next_page_token: String::new(),
+        }
+    }
+}
+
+impl From<Sum> for pb::audit_ledger_response::Sum {
+    fn from(sum: Sum) -> Self {
+        let Sum { currency, postings, balances, deposited, captured } = sum;
+        Self {
+            currency_code: currency.as_str().to_owned(),
+            postings_minor_units: postings,
+            balances_minor_units: balances,
+            deposited_minor_units: deposited,
+            captured_minor_units: captured,
+        }
+    }
+}
+
+impl From<AuditedPayment> for pb::audit_ledger_response::AuditedPayment {
+    fn from(payment: AuditedPayment) -> Self {
+        let AuditedPayment {
+            purchase_id,
+            currency_code,
+            captured_minor_units,
+            refunded_minor_units,
+        } = payment;
+        Self {
+            purchase_id: purchase_id.to_string(),
+            currency_code,
+            captured_minor_units,
+            refunded_minor_units,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The user-service process.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    user_service::main().await
+}

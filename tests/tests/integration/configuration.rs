@@ -1,0 +1,56 @@
+//! Bad configuration stops a service before it serves, and says what to set.
+
+use std::process::{Command, Output};
+
+use crate::PROGRAM;
+
+fn start(service: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(PROGRAM);
+    command.arg(service).env_clear().envs(variables.iter().copied());
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn every_missing_and_wrong_variable_is_named_with_the_form_it_takes() {
+    let (code, message) = start(
+        "purchase-service",
+        &[
+            ("GRPC_LISTEN_ADDRESS", "here"),
+            ("CATALOG_SERVICE_TARGET", "catalog:50051"),
+            ("DATABASE_FILE", "/no/such/folder/purchase.db"),
+            ("DRAIN_DEADLINE_SECONDS", "1.5"),
+        ],
+    );
+    assert_eq!(code, Some(78), "{message}");
+    for expected in [
+        "GRPC_LISTEN_ADDRESS is \"here\"; it takes an address and a port",
+        "CATALOG_SERVICE_TARGET is \"catalog:50051\"; it takes a target, for example static:///",
+        "USER_SERVICE_TARGET is not set; it takes a target",
+        "DATABASE_FILE is \"/no/such/folder/purchase.db\"; it takes the path of a SQLite file",
+        "DRAIN_DEADLINE_SECONDS is \"1.5\"; it takes",
+        "TLS_CERTIFICATE_FILE is not set; it takes the path of a PEM file",
+    ] {
+        assert!(message.contains(expected), "{expected:?} is not in:\n{message}");
+    }
+    assert!(!message.contains("backtrace") && !message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("user.db");
+    let (code, message) = start(
+        "user-service",
+        &[
+            ("DATABASE_FILE", database.to_str().unwrap()),
+            ("TLS_CERTIFICATE_FILE", "/no/such.crt"),
+            ("TLS_PRIVATE_KEY_FILE", "/no/such.key"),
+            ("TLS_TRUST_BUNDLE_FILE", "/no/ca.crt"),
+        ],
+    );
+    assert_eq!(code, Some(78), "{message}");
+    assert!(message.contains("TLS_CERTIFICATE_FILE"), "{message}");
+    assert!(message.contains("/no/"), "{message}");
+    assert!(!database.exists());
+}

@@ -1,0 +1,166 @@
+//! What a purchase comes to.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use proto::{
+    catalog::v1::GetProductRequest,
+    purchase::v1::{
+        CancelPurchaseRequest, FailureReason, ListPurchasesRequest, PurchaseState,
+        RefundPurchaseRequest,
+    },
+    user::v1::GetBalanceRequest,
+};
+use service_runtime::reason;
+use suite_tests::shop::{Shop, euros};
+use tonic::Code;
+
+use crate::shop;
+
+async fn balance(shop: &Shop, user_id: &str) -> i64 {
+    let request =
+        GetBalanceRequest { user_id: user_id.to_owned(), currency_code: "EUR".to_owned() };
+    let balance = shop.clients.accounts.clone().get_balance(request).await.unwrap();
+    balance.into_inner().amount.unwrap().minor_units
+}
+
+async fn available(shop: &Shop, product_id: &str) -> i64 {
+    let request = GetProductRequest { id: product_id.to_owned() };
+    let product = shop.clients.catalog.clone().get_product(request).await.unwrap();
+    product.into_inner().available_quantity
+}
+
+#[tokio::test]
+async fn a_confirmed_purchase_moves_goods_and_credit_once_and_a_refund_moves_them_back() {
+    let shop = shop().await;
+    let (rope, anchor) = (shop.product(250, 10).await, shop.product(9_900, 1).await);
+    let user = shop.user(20_000).await;
+
+    let bought = shop.buy(&shop.order(&user, &[(&rope, 4), (&anchor, 1)])).await;
+    assert_eq!(bought.state(), PurchaseState::Confirmed);
+    assert_eq!(bought.total, Some(euros(10_900)));
+    assert_eq!(bought.items[0].unit_price, Some(euros(250)));
+    assert_eq!(balance(&shop, &user.id).await, 9_100);
+    assert_eq!(available(&shop, &rope.id).await, 6);
+
+    let mut purchases = shop.clients.purchases.clone();
+    let request = RefundPurchaseRequest { id: bought.id.clone(), etag: bought.etag };
+    let refunded = purchases.refund_purchase(request.clone()).await.unwrap().into_inner();
+    assert_eq!(refunded.state(), PurchaseState::Refunded);
+    assert_eq!(balance(&shop, &user.id).await, 20_000);
+    assert_eq!(available(&shop, &anchor.id).await, 1);
+    // A repeat gets the same answer, though its etag is stale by now.
+    assert_eq!(purchases.refund_purchase(request).await.unwrap().into_inner(), refunded);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_purchase_that_fails_says_why_and_takes_nothing() {
+    let shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let (rich, poor) = (shop.user(100_000).await, shop.user(249).await);
+    let (mut ghost, mut absent) = (rich.clone(), rope.clone());
+    ghost.id = shop.uuid();
+    absent.id = shop.uuid();
+    let mut in_dollars = shop.order(&rich, &[(&rope, 1)]);
+    in_dollars.purchase.as_mut().unwrap().currency_code = "USD".to_owned();
+    let dear = shop.product(i64::MAX, 10).await;
+
+    for (order, expected) in [
+        (shop.order(&rich, &[(&rope, 11)]), FailureReason::OutOfStock),
+        (shop.order(&poor, &[(&rope, 1)]), FailureReason::InsufficientCredit),
+        (shop.order(&ghost, &[(&rope, 1)]), FailureReason::UserNotFound),
+        (shop.order(&rich, &[(&rope, 1), (&absent, 1)]), FailureReason::ProductNotFound),
+        (in_dollars, FailureReason::CurrencyMismatch),
+        (shop.order(&rich, &[(&dear, 2)]), FailureReason::TotalTooLarge),
+    ] {
+        let failed = shop.buy(&order).await;
+        assert_eq!(failed.state(), PurchaseState::Failed);
+        assert_eq!(failed.failure_reason(), expected);
+    }
+    assert_eq!(balance(&shop, &rich.id).await, 100_000);
+    assert_eq!(available(&shop, &rope.id).await, 10);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_purchase_in_a_state_that_forbids_it_is_neither_cancelled_nor_refunded() {
+    let shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let user = shop.user(1_000).await;
+    let mut purchases = shop.clients.purchases.clone();
+
+    let confirmed = shop.buy(&shop.order(&user, &[(&rope, 1)])).await;
+    let request = CancelPurchaseRequest { id: confirmed.id.clone(), ..Default::default() };
+    let refused = purchases.cancel_purchase(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(reason(&refused).as_deref(), Some("PURCHASE_NOT_CANCELLABLE"));
+
+    let request = RefundPurchaseRequest { id: confirmed.id.clone(), etag: "\"1\"".to_owned() };
+    let refused = purchases.refund_purchase(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted);
+    assert_eq!(reason(&refused).as_deref(), Some("ETAG_STALE"));
+
+    let failed = shop.buy(&shop.order(&user, &[(&rope, 100)])).await;
+    let request = RefundPurchaseRequest { id: failed.id, ..Default::default() };
+    let refused = purchases.refund_purchase(request).await.unwrap_err();
+    assert_eq!(reason(&refused).as_deref(), Some("PURCHASE_NOT_REFUNDABLE"));
+
+    let request = RefundPurchaseRequest { id: shop.uuid(), ..Default::default() };
+    let refused = purchases.refund_purchase(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert_eq!(reason(&refused).as_deref(), Some("PURCHASE_NOT_FOUND"));
+    assert_eq!(shop.purchase(&confirmed.id).await.state(), PurchaseState::Confirmed);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_thousand_racing_buyers_of_a_hundred_pieces_get_exactly_a_hundred() {
+    let shop = shop().await;
+    let rope = shop.product(250, 100).await;
+    let users = join_all((0..10).map(|_| shop.user(1_000_000))).await;
+    let orders = (0..1_000).map(|number| shop.order(&users[number % 10], &[(&rope, 1)]));
+    let orders: Vec<_> = orders.collect();
+    let bought = join_all(orders.iter().map(|order| shop.buy(order))).await;
+
+    let mut outcomes = BTreeMap::new();
+    for purchase in &bought {
+        *outcomes.entry((purchase.state(), purchase.failure_reason())).or_insert(0) += 1;
+    }
+    let sold = (PurchaseState::Confirmed, FailureReason::Unspecified);
+    let sold_out = (PurchaseState::Failed, FailureReason::OutOfStock);
+    assert_eq!(outcomes, BTreeMap::from([(sold, 100), (sold_out, 900)]));
+    assert_eq!(available(&shop, &rope.id).await, 0);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn purchases_of_a_user_are_listed_page_by_page_each_once() {
+    let shop = shop().await;
+    let rope = shop.product(1, 100).await;
+    let (user, other) = (shop.user(100).await, shop.user(100).await);
+    let mut bought = Vec::new();
+    for _ in 0..7 {
+        bought.push(shop.buy(&shop.order(&user, &[(&rope, 1)])).await.id);
+        shop.buy(&shop.order(&other, &[(&rope, 1)])).await;
+    }
+
+    let mut purchases = shop.clients.purchases.clone();
+    let mut request =
+        ListPurchasesRequest { user_id: user.id.clone(), page_size: 3, ..Default::default() };
+    let mut listed = Vec::new();
+    loop {
+        let page = purchases.list_purchases(request.clone()).await.unwrap().into_inner();
+        listed.extend(page.purchases.into_iter().map(|purchase| purchase.id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+        let foreign = ListPurchasesRequest { user_id: other.id.clone(), ..request.clone() };
+        let refused = purchases.list_purchases(foreign).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+    bought.sort();
+    assert_eq!(listed, bought);
+    shop.close().await;
+}

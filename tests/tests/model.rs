@@ -1,0 +1,49 @@
+//! The purchase protocol holds in every order of events, within bounds that take
+//! less than a minute. `cargo run --release -p suite-tests --example model` goes
+//! further.
+
+use std::thread;
+
+use stateright::{Checker as _, HasDiscoveries, Model as _};
+use suite_tests::model::Bounds;
+
+fn explore(bounds: Bounds) {
+    println!("{bounds:?}");
+    let checker = bounds
+        .checker()
+        .threads(thread::available_parallelism().map_or(1, usize::from))
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    println!("{} unique states by {} steps", checker.unique_state_count(), checker.state_count());
+    checker.assert_properties();
+}
+
+#[test]
+fn a_purchase_survives_two_workers_late_messages_cancel_and_refund() {
+    explore(Bounds { workers: 2, cancel: true, refund: true, late: true, ..Bounds::default() });
+}
+
+#[test]
+fn goods_for_one_are_sold_to_one_of_two() {
+    explore(Bounds {
+        purchases: 2,
+        credit_for: 2,
+        attempts: 1,
+        cancel: true,
+        refund: true,
+        ..Bounds::default()
+    });
+}
+
+#[test]
+fn credit_for_one_pays_for_one_of_two() {
+    explore(Bounds {
+        purchases: 2,
+        goods_for: 2,
+        attempts: 1,
+        cancel: true,
+        refund: true,
+        ..Bounds::default()
+    });
+}
