@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use proto::{
     catalog::v1::{CreateProductRequest, Product},
     purchase::v1::{
-        AuditPurchasesRequest, CreatePurchaseRequest, GetPurchaseRequest, Purchase,
+        AuditPurchasesRequest, CreatePurchaseRequest, GetPurchaseRequest, Purchase, PurchaseState,
         purchase::Item, purchase_service_client::PurchaseServiceClient,
     },
     r#type::v1::Money,
@@ -32,7 +32,11 @@ use rustls::{
 };
 use service_runtime::{Clock, Identifiers};
 use tempfile::TempDir;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_rustls::TlsConnector;
 use tonic::{Status, transport};
 use tonic_health::pb::{
@@ -45,6 +49,9 @@ use tonic_reflection::pb::v1::{
 
 /// How long the books may take to become quiet.
 const QUIET_PATIENCE: Duration = Duration::from_secs(40);
+
+/// How often a condition is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running shop. It ends with the test.
 pub struct Shop {
@@ -153,20 +160,30 @@ impl Shop {
         self.clients.purchases.clone().get_purchase(request).await.unwrap().into_inner()
     }
 
-    /// Waits until so many purchases are on record.
-    pub async fn wait_for_purchases(&self, count: usize) {
+    /// Waits until so many purchases are on record, and tells which.
+    pub async fn wait_for_purchases(&self, count: usize) -> Vec<String> {
         let on_record = async {
-            while self.recorded_purchases().await < count {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                let mut purchases = self.clients.purchases.clone();
+                let page = purchases.audit_purchases(AuditPurchasesRequest::default()).await;
+                let recorded = page.unwrap().into_inner().purchases;
+                if recorded.len() >= count {
+                    return recorded.into_iter().map(|purchase| purchase.id).collect();
+                }
+                sleep(POLL_INTERVAL).await;
             }
         };
-        timeout(QUIET_PATIENCE, on_record).await.expect("the purchases are on record in time");
+        timeout(QUIET_PATIENCE, on_record).await.expect("the purchases are on record in time")
     }
 
-    async fn recorded_purchases(&self) -> usize {
-        let mut purchases = self.clients.purchases.clone();
-        let page = purchases.audit_purchases(AuditPurchasesRequest::default()).await;
-        page.unwrap().into_inner().purchases.len()
+    /// Waits until a purchase is in a state.
+    pub async fn wait_for_state(&self, id: &str, state: PurchaseState) {
+        let reached = async {
+            while self.purchase(id).await.state() != state {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        timeout(QUIET_PATIENCE, reached).await.expect("the state is reached in time");
     }
 
     /// A channel of the suite to a service, as the operator.

@@ -12,8 +12,7 @@ pub struct Config {
 impl Config {
     /// Reads the variables.
     pub fn parse(variables: &mut Variables) -> Result<Self, Reported> {
-        let database_file = variables
-            .required("DATABASE_FILE", "the path of a SQLite file, which is made if there is none");
+        let database_file = variables.required("DATABASE_FILE", DatabaseFile::FORM);
         Ok(Self { database_file: database_file? })
     }
 }

@@ -159,7 +159,7 @@ impl<S: Store> StockService for Service<S> {
         &self,
         request: Request<pb::ReserveRequest>,
     ) -> Result<Response<pb::Reservation>, Status> {
-        let reserve = convert::reserve(request.into_inner())?;
+        let reserve = convert::reserve(&request.into_inner())?;
         let reservation = self.store.reserve(reserve, self.clock.now()).await?;
         Ok(Response::new(reservation.into()))
     }

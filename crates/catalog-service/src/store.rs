@@ -120,7 +120,7 @@ pub struct AuditedReservation {
     pub purchase_id: Uuid,
     /// What became of the goods.
     pub state: State,
-    /// Their price, in minor units.
+    /// Their price if they are sold, in minor units; else zero.
     pub total_minor_units: i64,
     /// The currency; empty if nothing was ever reserved.
     pub currency_code: String,

@@ -133,7 +133,8 @@ fn ledger_balances(sums: &[Sum]) -> Findings {
             format!("{deposited} of {currency} deposited, {accounted} with users and captured")
         })
     });
-    Findings::of(sums.len(), "currencies", offenders)
+    let codes: Vec<_> = sums.iter().map(|sum| sum.currency_code.as_str()).collect();
+    Findings::Known { counted: codes.join(", "), offenders: offenders.collect() }
 }
 
 fn accounts_sound(ledger: &AuditLedgerResponse) -> Findings {

@@ -189,7 +189,8 @@ async fn tell(args: &Args, host: Host, folder: &TempDir) -> Result<(), Failure> 
 
     terminal.step("People with store credit");
     let currencies = goods::currencies(&products);
-    let people = People::register(&clients, &currencies, &mut random, &terminal).await?;
+    let people =
+        People::register(&clients, &currencies, args.purchases, &mut random, &terminal).await?;
 
     terminal.step("Purchases, while purchase-service is killed and restarted");
     let trade = Trade::plan(args, &people, &products, &mut random)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use console::{Style, style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::r#type::v1::Money;
 
 /// Writes the story to the standard output, and bars to the standard error.
@@ -44,7 +44,7 @@ impl Terminal {
     /// Writes a line of something that happened so long after the step began.
     pub(crate) fn event(&self, after: Duration, what: &str, text: impl Display) {
         let after = style(format!("{:6.2} s", after.as_secs_f64())).dim();
-        let colour = if what == "kill" { Style::new().red() } else { Style::new().cyan() };
+        let colour = if what == "kill -9" { Style::new().red() } else { Style::new().cyan() };
         self.line(format_args!("  {after}  {}  {text}", colour.apply_to(format!("{what:7}"))));
     }
 
@@ -89,8 +89,8 @@ pub(crate) fn amount(money: &Money) -> String {
     let sign = if *minor_units < 0 { "-" } else { "" };
     let units = minor_units.unsigned_abs();
     match currency_code.as_str() {
-        "ISK" | "JPY" | "KRW" => format!("{sign}{units} {currency_code}"),
-        _ => format!("{sign}{}.{:02} {currency_code}", units / 100, units % 100),
+        "ISK" | "JPY" | "KRW" => format!("{sign}{} {currency_code}", HumanCount(units)),
+        _ => format!("{sign}{}.{:02} {currency_code}", HumanCount(units / 100), units % 100),
     }
 }
 
@@ -105,7 +105,8 @@ mod tests {
         };
         assert_eq!(amount(1250, "EUR"), "12.50 EUR");
         assert_eq!(amount(-5, "EUR"), "-0.05 EUR");
-        assert_eq!(amount(1250, "JPY"), "1250 JPY");
+        assert_eq!(amount(1_000_000, "EUR"), "10,000.00 EUR");
+        assert_eq!(amount(1250, "JPY"), "1,250 JPY");
     }
 
     #[test]

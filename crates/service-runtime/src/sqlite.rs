@@ -61,7 +61,9 @@ impl AsRef<Path> for DatabaseFile {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("DATABASE_FILE {0} is in use by another process; an embedded database serves one replica")]
+    #[error(
+        "DATABASE_FILE {0} is in use by another process; an embedded database serves one replica"
+    )]
     InUse(PathBuf),
     /// The lock beside it cannot be taken.
     #[error("DATABASE_FILE {0} cannot be locked: {1}")]

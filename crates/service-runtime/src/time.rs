@@ -87,22 +87,54 @@ impl fmt::Debug for Clock {
 #[derive(Clone, Debug)]
 pub struct Identifiers {
     clock: Clock,
-    random: Arc<Mutex<StdRng>>,
+    source: Arc<Mutex<Source>>,
+}
+
+#[derive(Debug)]
+struct Source {
+    random: StdRng,
+    last: Uuid,
 }
 
 impl Identifiers {
     /// Identifiers of these sources of time and randomness.
     pub fn new(clock: Clock, random: StdRng) -> Self {
-        Self { clock, random: Arc::new(Mutex::new(random)) }
+        Self { clock, source: Arc::new(Mutex::new(Source { random, last: Uuid::nil() })) }
     }
 
-    /// A `UUIDv7` (RFC 9562): later ones sort after earlier ones, to the
-    /// millisecond.
+    /// A UUIDv7 (RFC 9562) that sorts after every other that this source has made,
+    /// even in the same millisecond or when the clock was set back (§6.2).
     pub fn next(&self) -> Uuid {
         let millis = u64::try_from(self.clock.now().as_micros() / 1_000).unwrap_or_default();
+        // A panic elsewhere leaves the source usable.
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = [0; 10];
-        // A panic elsewhere leaves the generator usable.
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
-        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+        source.random.fill_bytes(&mut bytes);
+        let fresh = uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid();
+        let successor = Uuid::from_u128(source.last.as_u128() + 1);
+        source.last = fresh.max(successor);
+        source.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn identifiers_ascend_though_the_clock_stands_still_or_goes_back() {
+        let micros = Arc::new(Mutex::new(2_000_000));
+        let clock = Clock::new({
+            let micros = Arc::clone(&micros);
+            move || Timestamp::from_micros(*micros.lock().unwrap())
+        });
+        let identifiers = Identifiers::new(clock, StdRng::seed_from_u64(7));
+        let mut made: Vec<_> = (0..1_000).map(|_| identifiers.next()).collect();
+        *micros.lock().unwrap() = 1_000_000;
+        made.extend((0..1_000).map(|_| identifiers.next()));
+        assert!(made.is_sorted_by(|a, b| a < b));
+        assert!(made.iter().all(|id| id.get_version_num() == 7));
     }
 }

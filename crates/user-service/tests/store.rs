@@ -289,19 +289,19 @@ async fn an_audit_pages_through_the_payments_by_purchase() {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_when_the_file_is_opened_again() {
-    let Bank { store, folder, now, identifiers } = bank().await;
-    let path = folder.path().join("user.db");
-    let second = Sqlite::open(&path).await.unwrap_err();
-    assert!(matches!(second, OpenError::InUse(_)), "{second}");
-
-    let bank = Bank { store, folder, now, identifiers };
+async fn a_file_serves_one_process_at_a_time_and_keeps_what_was_answered() {
+    let bank = bank().await;
     let ada = bank.user_with(100).await;
     bank.charge(1, ada, 60).await.unwrap();
     let before = bank.audit().await;
-    let Bank { store, folder, .. } = bank;
+
+    let path = bank.folder.path().join("user.db");
+    let second = Sqlite::open(&path).await.unwrap_err();
+    assert!(matches!(second, OpenError::InUse(_)), "{second}");
+
+    let Bank { store, now, identifiers, folder } = bank;
     drop(store);
     let store = Sqlite::open(&path).await.unwrap();
-    let bank = Bank { store, folder, now, identifiers: AtomicU32::new(2_000) };
+    let bank = Bank { store, now, identifiers, folder };
     assert_eq!((bank.credit(ada).await, bank.audit().await), (40, before));
 }

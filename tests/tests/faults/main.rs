@@ -38,9 +38,7 @@ async fn ten_kills_of_any_service_under_load_keep_every_invariant() {
     for kill in 1..=KILLS {
         // A kill counts only if it hits purchases that are under way.
         let answered = 600 * usize::try_from(kill).unwrap() / 12;
-        let hit = |progress: &Progress| {
-            progress.answered >= answered && progress.open_calls > 0
-        };
+        let hit = |progress: &Progress| progress.answered >= answered && progress.open_calls > 0;
         seen.wait_for(hit).await.unwrap();
         let service = Service::ALL[random.random_range(0..3)];
         println!("kill {kill} hits {service} after {:?}", *progress.borrow());

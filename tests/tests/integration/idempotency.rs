@@ -103,11 +103,8 @@ async fn every_request_with_a_request_id_has_one_effect_and_refuses_an_altered_r
     let taken = users.create_user(request).await.unwrap_err();
     assert_eq!(reason(&taken).as_deref(), Some("EMAIL_TAKEN"));
 
-    let mut request = DepositRequest {
-        user_id: user.id,
-        amount: Some(euros(500)),
-        request_id: shop.uuid(),
-    };
+    let mut request =
+        DepositRequest { user_id: user.id, amount: Some(euros(500)), request_id: shop.uuid() };
     let mut accounts = shop.clients.accounts.clone();
     let balance = accounts.deposit(request.clone()).await.unwrap().into_inner();
     assert_eq!(accounts.deposit(request.clone()).await.unwrap().into_inner(), balance);

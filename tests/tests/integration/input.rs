@@ -34,8 +34,7 @@ async fn every_violation_is_answered_at_once_by_field_and_nothing_is_done() {
         currency_code: "euro".to_owned(),
         ..Purchase::default()
     };
-    let request =
-        CreatePurchaseRequest { purchase: Some(purchase), request_id: "once".to_owned() };
+    let request = CreatePurchaseRequest { purchase: Some(purchase), request_id: "once".to_owned() };
     let refused = purchases.create_purchase(request).await.unwrap_err();
     assert_eq!(
         violated(&refused),

@@ -2,8 +2,8 @@
 
 mod configuration;
 mod deadlines;
-mod identity;
 mod idempotency;
+mod identity;
 mod input;
 mod purchases;
 mod streams;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chandlery::service::Service;
 use futures::future::join_all;
 use proto::{
     catalog::v1::GetProductRequest,
@@ -111,6 +112,35 @@ async fn a_purchase_in_a_state_that_forbids_it_is_neither_cancelled_nor_refunded
     assert_eq!(refused.code(), Code::NotFound);
     assert_eq!(reason(&refused).as_deref(), Some("PURCHASE_NOT_FOUND"));
     assert_eq!(shop.purchase(&confirmed.id).await.state(), PurchaseState::Confirmed);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_purchase_cancelled_while_it_is_pending_gives_everybody_the_same_answer() {
+    let mut shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let user = shop.user(1_000).await;
+    let order = shop.order(&user, &[(&rope, 1)]);
+
+    shop.suite.pause(Service::Catalog).unwrap();
+    let buyer = tokio::spawn({
+        let (mut purchases, order) = (shop.clients.purchases.clone(), order.clone());
+        async move { purchases.create_purchase(order).await.unwrap().into_inner() }
+    });
+    let id = shop.wait_for_purchases(1).await.remove(0);
+    let canceller = tokio::spawn({
+        let mut purchases = shop.clients.purchases.clone();
+        let request = CancelPurchaseRequest { id: id.clone(), ..Default::default() };
+        async move { purchases.cancel_purchase(request).await.unwrap().into_inner() }
+    });
+    shop.wait_for_state(&id, PurchaseState::Cancelling).await;
+    shop.suite.resume(Service::Catalog).unwrap();
+
+    let cancelled = canceller.await.unwrap();
+    assert_eq!(cancelled.state(), PurchaseState::Cancelled);
+    assert_eq!(buyer.await.unwrap(), cancelled);
+    assert_eq!(shop.buy(&order).await, cancelled);
+    assert_eq!(available(&shop, &rope.id).await, 10);
     shop.close().await;
 }
 

@@ -2,9 +2,7 @@
 
 use futures::{StreamExt, TryStreamExt, future::join, stream};
 use proto::{
-    catalog::v1::{
-        ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product,
-    },
+    catalog::v1::{ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product},
     purchase::v1::{PurchaseState, RefundPurchaseRequest, WatchPurchaseRequest},
 };
 use suite_tests::shop::euros;
@@ -40,7 +38,7 @@ async fn an_import_carries_every_product_can_be_sent_again_and_an_export_brings_
     let exported: Vec<_> = exported.try_collect().await.unwrap();
     let skus: Vec<_> = exported.iter().map(|product| product.sku.clone()).collect();
     let sent: Vec<_> = (0..COUNT).map(|number| format!("ROPE-{number}")).collect();
-    assert_eq!(skus, sent, "in the order of their creation");
+    assert!(skus == sent, "in the order of their creation");
     assert!(exported.iter().all(|product| product.price == Some(euros(101))));
     assert!(exported.iter().all(|product| product.available_quantity == 5));
 
@@ -54,7 +52,7 @@ async fn an_import_carries_every_product_can_be_sent_again_and_an_export_brings_
             break;
         }
     }
-    assert_eq!(listed, exported);
+    assert!(listed == exported, "page by page the same");
     shop.close().await;
 }
 

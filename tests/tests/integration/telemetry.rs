@@ -49,12 +49,12 @@ async fn a_purchase_is_one_trace_through_all_services_that_the_caller_began() {
     let spans = Arc::new(watch::Sender::new(Spans::new()));
     let receiver = TraceServiceServer::new(Receiver(Arc::clone(&spans)));
     let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(tonic::transport::Server::builder().add_service(receiver).serve_with_incoming(incoming));
+    tokio::spawn(
+        tonic::transport::Server::builder().add_service(receiver).serve_with_incoming(incoming),
+    );
 
-    let environment = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
-        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
-    ];
+    let environment =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "100")];
     let shop = Shop::open_with(PROGRAM, &environment).await;
     let rope = shop.product(250, 10).await;
     let user = shop.user(1_000).await;
@@ -76,9 +76,9 @@ async fn a_purchase_is_one_trace_through_all_services_that_the_caller_began() {
     let mut received = spans.subscribe();
     let complete = |spans: &Spans| {
         expected.iter().all(|(service, name)| {
-            spans.iter().any(|(trace, from, span)| {
-                trace == TRACE && from.contains(service) && span == name
-            })
+            spans
+                .iter()
+                .any(|(trace, from, span)| trace == TRACE && from.contains(service) && span == name)
         })
     };
     let patience = std::time::Duration::from_secs(20);

@@ -97,7 +97,7 @@ pub(super) fn restock(caller: &Caller, request: &pb::RestockRequest) -> Result<R
     })
 }
 
-pub(super) fn reserve(request: pb::ReserveRequest) -> Result<ReserveRequest, Status> {
+pub(super) fn reserve(request: &pb::ReserveRequest) -> Result<ReserveRequest, Status> {
     let mut fields = Fields::default();
     let purchase_id = fields.uuid("purchase_id", &request.purchase_id);
     let currency = fields.currency("currency_code", &request.currency_code);

@@ -208,6 +208,7 @@ impl Store for Sqlite {
     }
 
     async fn audit(&self, page: Page) -> Result<Audit, Error> {
+        let mut db = self.0.readers().begin().await?;
         let sums = sqlx::query(
             "WITH held AS (
                  SELECT product_id,
@@ -230,11 +231,13 @@ impl Store for Sqlite {
                     ) AS unbalanced_product_count
              FROM products LEFT JOIN held ON product_id = id",
         )
-        .fetch_one(self.0.readers())
+        .fetch_one(&mut *db)
         .await?;
         let reservations = sqlx::query_as(
             "SELECT purchase_id, state,
-                    coalesce(sum(quantity * unit_price_minor_units), 0) AS total_minor_units,
+                    -- What was sold was charged, so its price is an int64.
+                    coalesce(sum(iif(state = 'SOLD', quantity * unit_price_minor_units, 0)), 0)
+                        AS total_minor_units,
                     coalesce(max(currency_code), '') AS currency_code
              FROM reservations LEFT JOIN reservation_items USING (purchase_id)
              WHERE purchase_id > ?
@@ -242,7 +245,7 @@ impl Store for Sqlite {
         )
         .bind(page.after_bytes())
         .bind(page.size + 1)
-        .fetch_all(self.0.readers())
+        .fetch_all(&mut *db)
         .await?;
         Ok(Audit {
             product_count: sums.try_get("product_count")?,

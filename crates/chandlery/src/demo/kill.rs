@@ -60,20 +60,15 @@ pub(super) async fn run(
         sleep(random.random_range(Duration::ZERO..DELAY_LIMIT)).await;
         let calls = progress.borrow().open_calls;
         suite.kill(Service::Purchase)?;
-        let (killed, after) = (Instant::now(), begin.elapsed());
+        let killed = Instant::now();
         kills.count += 1;
         kills.hits += usize::from(calls > 0);
         kills.calls += calls;
         sleep(random.random_range(Duration::ZERO..ABSENCE_LIMIT)).await;
         suite.restart(Service::Purchase).await?;
-        terminal.event(
-            after,
-            "kill",
-            format_args!(
-                "SIGKILL with {calls} calls in flight; serving again {} later",
-                seconds(killed.elapsed())
-            ),
-        );
+        let away = seconds(killed.elapsed());
+        let text = format!("SIGKILL {away} ago, with {calls} calls in flight; serving again");
+        terminal.event(begin.elapsed(), "kill -9", text);
     }
     Ok(kills)
 }

@@ -33,8 +33,9 @@ const BUYERS: [&str; 12] = [
 /// Whose purchase is followed.
 pub(super) const FOLLOWED: &str = "Queequeg";
 
-/// What every other user is credited with in each currency.
-const CREDIT_MINOR_UNITS: i64 = 5_000_000;
+/// What every other user is credited with in each currency, for every purchase that
+/// will be made.
+const CREDIT_MINOR_UNITS: i64 = 12_500;
 
 /// Users, by identifier.
 pub(super) struct People {
@@ -47,13 +48,15 @@ impl People {
     pub(super) async fn register(
         clients: &Clients,
         currencies: &[String],
+        purchases: u32,
         random: &mut StdRng,
         terminal: &Terminal,
     ) -> Result<Self, Failure> {
         let begin = Instant::now();
+        let minor_units = CREDIT_MINOR_UNITS * i64::from(purchases);
         let credit: Vec<_> = currencies
             .iter()
-            .map(|code| Money { currency_code: code.clone(), minor_units: CREDIT_MINOR_UNITS })
+            .map(|code| Money { currency_code: code.clone(), minor_units })
             .collect();
         let mut buyers = Vec::with_capacity(BUYERS.len());
         for name in BUYERS {

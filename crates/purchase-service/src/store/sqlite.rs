@@ -115,7 +115,7 @@ impl Store for Sqlite {
                 async move {
                     let written = sqlx::query(
                         "UPDATE purchases
-                         SET state = ?1, failure_reason = ?2, version = version + 1,
+                         SET state = ?1, failure_reason = coalesce(?2, failure_reason), version = version + 1,
                              update_time = ?3, attempts = 0,
                              due_time = iif(?4, ?3, due_time)
                          WHERE id = ?5 AND state = ?6 AND version = coalesce(?7, version)",
