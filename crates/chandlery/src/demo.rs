@@ -96,7 +96,7 @@ pub enum Failure {
     #[error(transparent)]
     Suite(#[from] suite::Error),
     /// The list of products cannot be used.
-    #[error("data/products.csv cannot be imported: {0}")]
+    #[error("crates/chandlery/data/products.csv cannot be imported: {0}")]
     Products(String),
     /// A call that prepares the story failed.
     #[error("{0} failed: {1}")]

@@ -22,8 +22,7 @@ impl Config {
     /// Reads the variables.
     pub fn parse(variables: &mut Variables) -> Result<Self, Reported> {
         const FORM: &str = "a target, for example static:///127.0.0.1:50051";
-        let database_file = variables
-            .required("DATABASE_FILE", "the path of a SQLite file, which is made if there is none");
+        let database_file = variables.required("DATABASE_FILE", DatabaseFile::FORM);
         let catalog_service_target = variables.required("CATALOG_SERVICE_TARGET", FORM);
         let user_service_target = variables.required("USER_SERVICE_TARGET", FORM);
         let purchase_timeout = variables.optional(

@@ -17,7 +17,7 @@ use crate::{
     terminal::{Terminal, seconds},
 };
 
-const PRODUCTS: &str = include_str!("/tmp/products-test.csv");
+const PRODUCTS: &str = include_str!("../../data/products.csv");
 
 /// A line of the list of products.
 #[derive(Debug, Deserialize)]

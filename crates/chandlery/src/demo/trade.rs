@@ -58,7 +58,8 @@ impl Trade {
                 ..load::Options::default()
             },
             followed: choose_followed(&people.followed, products, random)?,
-            kill_moments: kill::moments(kills, purchases, random),
+            // After the last moment there is still enough in flight to be hit.
+            kill_moments: kill::moments(kills, purchases.saturating_sub(concurrency), random),
             random: StdRng::from_rng(random),
         })
     }
