@@ -1,5 +1,12 @@
 //! Processes die and the books stay right.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use chandlery::{
@@ -7,7 +14,10 @@ use chandlery::{
     service::Service,
 };
 use futures::future::join_all;
-use proto::purchase::v1::{CreatePurchaseRequest, PurchaseState};
+use proto::purchase::v1::{
+    CreatePurchaseRequest, PurchaseState, WatchPurchaseRequest,
+    audit_purchases_response::AuditedPurchase,
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use suite_tests::shop::{Shop, printed_seed};
 use tokio::sync::watch;
@@ -114,8 +124,7 @@ async fn what_a_killed_process_left_is_finished_by_the_next_without_being_asked(
     shop.suite.restart(Service::Purchase).await.unwrap();
 
     let evidence = shop.check(None).await;
-    let states: Vec<_> =
-        evidence.purchases.purchases.iter().map(|purchase| purchase.state()).collect();
+    let states: Vec<_> = evidence.purchases.purchases.iter().map(AuditedPurchase::state).collect();
     assert_eq!(states, [PurchaseState::Confirmed]);
     assert_eq!(shop.buy(&order).await.id, evidence.purchases.purchases[0].id);
     shop.close().await;
@@ -128,7 +137,7 @@ async fn a_drain_ends_in_time_though_a_watch_is_open_and_a_peer_is_silent() {
     let rope = shop.product(250, 10).await;
     let user = shop.user(10_000).await;
     let bought = shop.buy(&shop.order(&user, &[(&rope, 1)])).await;
-    let request = proto::purchase::v1::WatchPurchaseRequest { id: bought.id, after_version: 3 };
+    let request = WatchPurchaseRequest { id: bought.id, after_version: 3 };
     let mut purchases = shop.clients.purchases.clone();
     let mut watch = purchases.watch_purchase(request).await.unwrap().into_inner();
     let address = shop.suite.address(Service::Purchase);

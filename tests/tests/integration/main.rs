@@ -1,5 +1,12 @@
 //! What callers of a running suite rely on: real processes, real TLS, real files.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 mod configuration;
 mod deadlines;
 mod idempotency;

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::PROGRAM;
 
 /// The spans that were received: trace, service and name of each.
-type Spans = BTreeSet<(String, String, String)>;
+type Spans = BTreeSet<(Vec<u8>, String, String)>;
 
 struct Receiver(Arc<watch::Sender<Spans>>);
 
@@ -31,9 +31,7 @@ impl TraceService for Receiver {
                 let name = attributes.into_iter().find(|attribute| attribute.key == "service.name");
                 let name = format!("{:?}", name.and_then(|name| name.value));
                 for span in resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                    let trace: String =
-                        span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
-                    spans.insert((trace, name.clone(), span.name));
+                    spans.insert((span.trace_id, name.clone(), span.name));
                 }
             }
         });
@@ -43,7 +41,7 @@ impl TraceService for Receiver {
 
 #[tokio::test]
 async fn a_purchase_is_one_trace_through_all_services_that_the_caller_began() {
-    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let spans = Arc::new(watch::Sender::new(Spans::new()));
@@ -59,7 +57,7 @@ async fn a_purchase_is_one_trace_through_all_services_that_the_caller_began() {
     let rope = shop.product(250, 10).await;
     let user = shop.user(1_000).await;
     let mut request = Request::new(shop.order(&user, &[(&rope, 1)]));
-    let trace_parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let trace_parent = format!("00-{TRACE:032x}-00f067aa0ba902b7-01");
     request.metadata_mut().insert("traceparent", trace_parent.parse().unwrap());
     let mut purchases = shop.raw_purchases().await;
     let bought = purchases.create_purchase(request).await.unwrap().into_inner();
@@ -76,9 +74,9 @@ async fn a_purchase_is_one_trace_through_all_services_that_the_caller_began() {
     let mut received = spans.subscribe();
     let complete = |spans: &Spans| {
         expected.iter().all(|(service, name)| {
-            spans
-                .iter()
-                .any(|(trace, from, span)| trace == TRACE && from.contains(service) && span == name)
+            spans.iter().any(|(trace, from, span)| {
+                trace == &TRACE.to_be_bytes() && from.contains(service) && span == name
+            })
         })
     };
     let patience = std::time::Duration::from_secs(20);
