@@ -1,6 +1,6 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{refusal, sqlite};
+use service_runtime::{RequestIdReused, refusal, sqlite};
 use tonic::{Code, Status};
 
 use crate::stock::Refusal;
@@ -15,8 +15,8 @@ pub enum Error {
     #[error("the SKU belongs to another product; choose another or update that one")]
     SkuTaken,
     /// The request identifier belongs to another request.
-    #[error("this request_id was sent before with other parameters; make up a new one")]
-    RequestIdReused,
+    #[error(transparent)]
+    RequestIdReused(#[from] RequestIdReused),
     /// The stock says no to a purchase.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -31,7 +31,9 @@ impl From<Error> for Status {
         match error {
             Error::ProductNotFound => refusal(Code::NotFound, "PRODUCT_NOT_FOUND", message),
             Error::SkuTaken => refusal(Code::AlreadyExists, "SKU_TAKEN", message),
-            Error::RequestIdReused => refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message),
+            Error::RequestIdReused(RequestIdReused) => {
+                refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
+            }
             Error::Refused(no) => refusal(Code::FailedPrecondition, reason(no), message),
             Error::Storage(error) => sqlite::status(&error),
         }

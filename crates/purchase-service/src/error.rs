@@ -1,6 +1,6 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{refusal, sqlite};
+use service_runtime::{RequestIdReused, refusal, sqlite};
 use tonic::{Code, Status};
 
 use crate::purchase::State;
@@ -12,8 +12,8 @@ pub enum Error {
     #[error("there is no such purchase")]
     PurchaseNotFound,
     /// The request identifier belongs to another request.
-    #[error("this request_id was sent before with other parameters; make up a new one")]
-    RequestIdReused,
+    #[error(transparent)]
+    RequestIdReused(#[from] RequestIdReused),
     /// It is too late to cancel.
     #[error("a purchase that is {} cannot be cancelled; only a PENDING one can", .0.code())]
     NotCancellable(State),
@@ -33,7 +33,9 @@ impl From<Error> for Status {
         let message = error.to_string();
         match error {
             Error::PurchaseNotFound => refusal(Code::NotFound, "PURCHASE_NOT_FOUND", message),
-            Error::RequestIdReused => refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message),
+            Error::RequestIdReused(RequestIdReused) => {
+                refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
+            }
             Error::NotCancellable(_) => {
                 refusal(Code::FailedPrecondition, "PURCHASE_NOT_CANCELLABLE", message)
             }

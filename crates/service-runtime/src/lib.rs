@@ -24,7 +24,7 @@ pub use fields::{Fields, to_proto_money, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
 pub use page::{Page, PageTokens, Paged};
 pub use program::main;
-pub use request::{Caller, RequestKey};
+pub use request::{Caller, RequestIdReused, RequestKey};
 pub use server::{Server, Services, StartError};
 /// Trace context that outlives a request, for work that goes on after it.
 pub mod trace {

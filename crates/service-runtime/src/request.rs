@@ -41,4 +41,14 @@ impl RequestKey {
         fingerprint.copy_from_slice(digest(&SHA256, &bytes).as_ref());
         Self { principal: caller.0.to_string(), request_id, fingerprint }
     }
+
+    /// Refuses the request if another one is on record under its key.
+    pub fn match_fingerprint(&self, recorded: &[u8]) -> Result<(), RequestIdReused> {
+        if recorded == self.fingerprint { Ok(()) } else { Err(RequestIdReused) }
+    }
 }
+
+/// Another request was sent under the same key before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this request_id was sent before with other parameters; make up a new one")]
+pub struct RequestIdReused;

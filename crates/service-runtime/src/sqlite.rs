@@ -24,7 +24,7 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::{Reported, RequestKey, Timestamp, internal, unavailable};
+use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavailable};
 
 const READERS: u32 = 4;
 /// How many writes may share a commit.
@@ -157,6 +157,32 @@ impl Database {
         self.writer.send(write).await.map_err(|_| sqlx::Error::PoolClosed)?;
         answer.await.map_err(|_| sqlx::Error::PoolClosed)?
     }
+
+    /// [`write`](Self::write) for a request that may be sent again: a repeat gets the
+    /// answer that is on record, and other parameters under the same key are refused.
+    pub async fn write_once<T, E, W>(
+        &self,
+        key: RequestKey,
+        now: Timestamp,
+        work: W,
+    ) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: From<sqlx::Error> + From<RequestIdReused> + Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        self.write(move |connection| {
+            Box::pin(async move {
+                if let Some(answer) = recall::<T, E>(connection, &key).await? {
+                    return Ok(answer);
+                }
+                let answer = work(connection).await?;
+                remember(connection, &key, &answer, now).await?;
+                Ok(answer)
+            })
+        })
+        .await
+    }
 }
 
 /// The status of a call that the database failed: UNAVAILABLE if a repeat may fare
@@ -242,23 +268,15 @@ async fn write_batch(
     Ok(())
 }
 
-/// What is on record under the key of a request.
-#[derive(Debug)]
-pub enum Recall<T> {
-    /// Nothing: the request is new.
-    New,
-    /// The answer that this very request got.
-    Answered(T),
-    /// Another request.
-    Differs,
-}
-
-/// Looks a request up in the table `requests`, which every service that remembers
-/// answers has.
-pub async fn recall<T: DeserializeOwned>(
+/// The answer that a request got before, if it was sent before, from the table
+/// `requests` that every service that remembers answers has.
+async fn recall<T: DeserializeOwned, E>(
     connection: &mut SqliteConnection,
     key: &RequestKey,
-) -> Result<Recall<T>, sqlx::Error> {
+) -> Result<Option<T>, E>
+where
+    E: From<sqlx::Error> + From<RequestIdReused>,
+{
     let row: Option<(Vec<u8>, String)> = sqlx::query_as(
         "SELECT fingerprint, answer FROM requests WHERE principal = ? AND request_id = ?",
     )
@@ -266,17 +284,14 @@ pub async fn recall<T: DeserializeOwned>(
     .bind(key.request_id)
     .fetch_optional(connection)
     .await?;
-    match row {
-        None => Ok(Recall::New),
-        Some((fingerprint, _)) if fingerprint != key.fingerprint => Ok(Recall::Differs),
-        Some((_, answer)) => serde_json::from_str(&answer)
-            .map(Recall::Answered)
-            .map_err(|error| sqlx::Error::Decode(error.into())),
-    }
+    let Some((fingerprint, answer)) = row else { return Ok(None) };
+    key.match_fingerprint(&fingerprint)?;
+    let answer =
+        serde_json::from_str(&answer).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Some(answer))
 }
 
-/// Puts the answer of a request on record, in the transaction of its effect.
-pub async fn remember<T: Serialize + Sync>(
+async fn remember<T: Serialize>(
     connection: &mut SqliteConnection,
     key: &RequestKey,
     answer: &T,
@@ -372,8 +387,16 @@ mod tests {
         Database::open(&path, SCHEMA).await.unwrap();
     }
 
+    #[derive(Debug, thiserror::Error)]
+    enum Error {
+        #[error(transparent)]
+        Reused(#[from] RequestIdReused),
+        #[error(transparent)]
+        Storage(#[from] sqlx::Error),
+    }
+
     #[tokio::test]
-    async fn an_answer_is_recalled_by_the_same_request_alone() {
+    async fn a_request_is_done_once_and_another_under_its_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
         let key = |fingerprint| RequestKey {
@@ -381,18 +404,22 @@ mod tests {
             request_id: Uuid::from_u128(7),
             fingerprint: [fingerprint; 32],
         };
-        let recalled = database
-            .write(move |db| {
-                async move {
-                    remember(db, &key(1), &"yes", Timestamp::default()).await?;
-                    let same = recall::<String>(db, &key(1)).await?;
-                    let other = recall::<String>(db, &key(2)).await?;
-                    Ok::<_, sqlx::Error>((same, other))
-                }
-                .boxed()
-            })
-            .await
-            .unwrap();
-        assert!(matches!(recalled, (Recall::Answered(yes), Recall::Differs) if yes == "yes"));
+        let count = async |fingerprint| {
+            database
+                .write_once(key(fingerprint), Timestamp::default(), |db| {
+                    async move {
+                        sqlx::query("INSERT INTO numbers VALUES (NULL)").execute(&mut *db).await?;
+                        let count = sqlx::query_as("SELECT count(*) FROM numbers");
+                        let (count,): (i64,) = count.fetch_one(db).await?;
+                        Ok::<_, Error>(count)
+                    }
+                    .boxed()
+                })
+                .await
+        };
+        assert_eq!(count(1).await.unwrap(), 1);
+        assert_eq!(count(1).await.unwrap(), 1);
+        assert!(matches!(count(2).await, Err(Error::Reused(RequestIdReused))));
+        assert_eq!(numbers(&database).await.len(), 1);
     }
 }

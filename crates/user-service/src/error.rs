@@ -1,6 +1,6 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{refusal, sqlite};
+use service_runtime::{RequestIdReused, refusal, sqlite};
 use tonic::{Code, Status};
 
 use crate::{ledger::BalanceLimit, payment::Refusal};
@@ -15,8 +15,8 @@ pub enum Error {
     #[error("the address belongs to another user; choose another")]
     EmailTaken,
     /// The request identifier belongs to another request.
-    #[error("this request_id was sent before with other parameters; make up a new one")]
-    RequestIdReused,
+    #[error(transparent)]
+    RequestIdReused(#[from] RequestIdReused),
     /// The ledger says no to a deposit.
     #[error(transparent)]
     BalanceLimit(#[from] BalanceLimit),
@@ -34,7 +34,9 @@ impl From<Error> for Status {
         match error {
             Error::UserNotFound => refusal(Code::NotFound, "USER_NOT_FOUND", message),
             Error::EmailTaken => refusal(Code::AlreadyExists, "EMAIL_TAKEN", message),
-            Error::RequestIdReused => refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message),
+            Error::RequestIdReused(RequestIdReused) => {
+                refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
+            }
             Error::BalanceLimit(BalanceLimit) => {
                 refusal(Code::FailedPrecondition, "BALANCE_LIMIT", message)
             }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, path::Path};
 use futures::FutureExt;
 use service_runtime::{
     Money, Page, Paged, RequestKey, Timestamp,
-    sqlite::{Database, OpenError, Recall, Step, recall, remember},
+    sqlite::{Database, OpenError, Step},
 };
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -48,21 +48,7 @@ impl Store for Sqlite {
         draft: Draft,
         now: Timestamp,
     ) -> Result<Product, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    match recall(db, &key).await? {
-                        Recall::Answered(product) => return Ok(product),
-                        Recall::Differs => return Err(Error::RequestIdReused),
-                        Recall::New => {}
-                    }
-                    let product = insert(db, id, draft, now).await?;
-                    remember(db, &key, &product, now).await?;
-                    Ok(product)
-                }
-                .boxed()
-            })
-            .await
+        self.0.write_once(key, now, move |db| insert(db, id, draft, now).boxed()).await
     }
 
     async fn import(
@@ -104,13 +90,8 @@ impl Store for Sqlite {
     async fn restock(&self, restock: Restock, now: Timestamp) -> Result<ShelfLevel, Error> {
         let Restock { key, product_id, quantity } = restock;
         self.0
-            .write(move |db| {
+            .write_once(key, now, move |db| {
                 async move {
-                    match recall(db, &key).await? {
-                        Recall::Answered(level) => return Ok(level),
-                        Recall::Differs => return Err(Error::RequestIdReused),
-                        Recall::New => {}
-                    }
                     let level = level(db, product_id).await?.ok_or(Error::ProductNotFound)?;
                     let level = level.restock(quantity)?;
                     sqlx::query("UPDATE products SET available = ?, restocked = ? WHERE id = ?")
@@ -119,9 +100,7 @@ impl Store for Sqlite {
                         .bind(product_id)
                         .execute(&mut *db)
                         .await?;
-                    let level = ShelfLevel { product_id, level };
-                    remember(db, &key, &level, now).await?;
-                    Ok(level)
+                    Ok(ShelfLevel { product_id, level })
                 }
                 .boxed()
             })

@@ -277,11 +277,9 @@ async fn find(db: &mut SqliteConnection, key: &RequestKey) -> Result<Option<Uuid
     .bind(key.request_id)
     .fetch_optional(db)
     .await?;
-    match row {
-        Some((_, fingerprint)) if fingerprint != key.fingerprint => Err(Error::RequestIdReused),
-        Some((id, _)) => Ok(Some(id)),
-        None => Ok(None),
-    }
+    let Some((id, fingerprint)) = row else { return Ok(None) };
+    key.match_fingerprint(&fingerprint)?;
+    Ok(Some(id))
 }
 
 async fn insert(db: &mut SqliteConnection, draft: &Draft, now: Timestamp) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use futures::FutureExt;
 use service_runtime::{
     Currency, Money, Page, Paged, RequestKey, Timestamp,
-    sqlite::{Database, OpenError, Recall, Step, recall, remember},
+    sqlite::{Database, OpenError, Step},
 };
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -44,21 +44,7 @@ impl Store for Sqlite {
         profile: Profile,
         now: Timestamp,
     ) -> Result<User, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    match recall(db, &key).await? {
-                        Recall::Answered(user) => return Ok(user),
-                        Recall::Differs => return Err(Error::RequestIdReused),
-                        Recall::New => {}
-                    }
-                    let user = insert(db, id, profile, now).await?;
-                    remember(db, &key, &user, now).await?;
-                    Ok(user)
-                }
-                .boxed()
-            })
-            .await
+        self.0.write_once(key, now, move |db| insert(db, id, profile, now).boxed()).await
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<User>, Error> {
@@ -82,24 +68,17 @@ impl Store for Sqlite {
         now: Timestamp,
     ) -> Result<Balance, Error> {
         let Deposit { key, user_id, amount } = deposit;
+        let cause = Cause { kind: "DEPOSIT", id: key.request_id };
         self.0
-            .write(move |db| {
+            .write_once(key, now, move |db| {
                 async move {
-                    match recall(db, &key).await? {
-                        Recall::Answered(balance) => return Ok(balance),
-                        Recall::Differs => return Err(Error::RequestIdReused),
-                        Recall::New => {}
-                    }
                     let credit = credit(db, user_id, amount.currency).await?;
                     let credit = credit.ok_or(Error::UserNotFound)?;
                     let till = balance(db, Account::Till, amount.currency).await?;
                     let transfer = ledger::deposit(user_id, amount, till)?;
-                    let cause = Cause { kind: "DEPOSIT", id: key.request_id };
                     post(db, transfer_id, cause, transfer, now).await?;
                     let minor_units = credit + amount.minor_units;
-                    let balance = Balance { user_id, amount: Money { minor_units, ..amount } };
-                    remember(db, &key, &balance, now).await?;
-                    Ok(balance)
+                    Ok(Balance { user_id, amount: Money { minor_units, ..amount } })
                 }
                 .boxed()
             })
