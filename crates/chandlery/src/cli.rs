@@ -194,9 +194,11 @@ fn fail(status: u8, problem: &str) -> ExitCode {
 /// The variables that the services of a suite inherit: where programs are, and
 /// where telemetry goes.
 fn inherited() -> Vec<(String, String)> {
-    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-    let variables = env::vars();
-    variables.filter(|(name, _)| name == "PATH" || name.starts_with("OTEL_")).collect()
+    // A variable that is not UTF-8 is none of ours.
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name == "PATH" || name.starts_with("OTEL_"))
+        .collect()
 }
 
 #[cfg(test)]
