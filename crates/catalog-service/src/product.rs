@@ -54,7 +54,7 @@ pub struct Label {
 }
 
 /// A product that is to be put on the shelf.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Draft {
     /// What the shop says of it.
     pub label: Label,

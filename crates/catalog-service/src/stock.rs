@@ -2,9 +2,15 @@
 //! The store reads the rows in one transaction, asks a function here, and writes
 //! what it decided in that same transaction; nothing here knows how.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use service_runtime::{Currency, Money, Timestamp};
 use uuid::Uuid;
+
+/// How long after its `not_after` a record is kept: longer than a clock is ever set
+/// back, or a message under way is held up after it was looked at.
+pub const RETENTION: Duration = Duration::from_hours(1);
 
 /// How many pieces of one product there may ever be.
 pub const STOCK_LIMIT: i64 = 1_000_000_000_000_000;
@@ -145,7 +151,7 @@ impl Reservation {
     /// for being late. Goods that are held or sold are never forgotten.
     pub fn is_collectable(&self, now: Timestamp) -> bool {
         match self.state {
-            State::Released => now > self.not_after,
+            State::Released => now > self.not_after.saturating_add(RETENTION),
             State::Reserved | State::Sold => false,
         }
     }
@@ -363,6 +369,7 @@ mod tests {
 
     const NOT_AFTER: Timestamp = Timestamp::from_micros(100);
     const LATE: Timestamp = Timestamp::from_micros(101);
+    const FORGETTABLE: Timestamp = Timestamp::from_micros(101 + 3_600_000_000);
     const ROPE: Uuid = Uuid::from_u128(1);
     const ANCHOR: Uuid = Uuid::from_u128(2);
 
@@ -534,7 +541,7 @@ mod tests {
         shop.release(3);
         shop.collect();
         assert_eq!(shop.reservations.len(), 3);
-        shop.now = LATE;
+        shop.now = FORGETTABLE;
         shop.collect();
         assert_eq!(shop.reservations.len(), 2);
     }
@@ -586,7 +593,8 @@ mod tests {
                 }
                 Operation::Expire => self.expire(),
                 Operation::Collect => self.collect(),
-                Operation::RunLate => self.now = LATE,
+                Operation::RunLate if self.now == NOT_AFTER => self.now = LATE,
+                Operation::RunLate => self.now = FORGETTABLE,
             }
             None
         }

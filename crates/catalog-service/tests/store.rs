@@ -18,6 +18,8 @@ use uuid::Uuid;
 
 const NOT_AFTER: Timestamp = Timestamp::from_micros(100);
 const LATE: Timestamp = Timestamp::from_micros(101);
+/// When what is late may be forgotten.
+const FORGETTABLE: Timestamp = Timestamp::from_micros(LATE.as_micros() + 3_600_000_000);
 
 /// An open store, and a clock and identifiers of its own.
 struct Shop<S> {
@@ -333,8 +335,8 @@ async fn a_sweep_forgets_what_is_late_and_released_and_nothing_that_is_sold() {
     shop.store.sweep(NOT_AFTER).await.unwrap();
     assert_eq!(shop.audit().await, all);
     // What the first sweep releases, the second forgets.
-    shop.store.sweep(LATE).await.unwrap();
-    shop.store.sweep(LATE).await.unwrap();
+    shop.store.sweep(FORGETTABLE).await.unwrap();
+    shop.store.sweep(FORGETTABLE).await.unwrap();
     assert_eq!(states_and_totals(&shop.audit().await), [(1, State::Sold, 250)]);
     assert_eq!(shop.available(rope).await, 9);
 }

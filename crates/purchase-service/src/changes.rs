@@ -19,7 +19,7 @@ impl Changes {
     pub fn subscribe(&self, purchase_id: Uuid) -> Subscription {
         let mut waiting = self.waiting();
         let changed = waiting.entry(purchase_id).or_default().subscribe();
-        Subscription { purchase_id, changed, changes: self.clone() }
+        Subscription { purchase_id, changed: Some(changed), changes: self.clone() }
     }
 
     /// Wakes all who wait for a purchase.
@@ -39,7 +39,8 @@ impl Changes {
 #[derive(Debug)]
 pub struct Subscription {
     purchase_id: Uuid,
-    changed: watch::Receiver<()>,
+    /// None once it is being dropped.
+    changed: Option<watch::Receiver<()>>,
     changes: Changes,
 }
 
@@ -47,16 +48,20 @@ impl Subscription {
     /// Waits for a change since the subscription, or since the last change that was
     /// waited for.
     pub async fn changed(&mut self) {
-        // The sender stays in the map for as long as anybody is subscribed.
-        let _ = self.changed.changed().await;
+        if let Some(changed) = &mut self.changed {
+            // The sender stays in the map for as long as anybody is subscribed.
+            let _ = changed.changed().await;
+        }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut waiting = self.changes.waiting();
-        let last = |sender: &watch::Sender<()>| sender.receiver_count() <= 1;
-        if waiting.get(&self.purchase_id).is_some_and(last) {
+        // Under the lock, so that of two that end at once one is the last.
+        self.changed = None;
+        let abandoned = |sender: &watch::Sender<()>| sender.receiver_count() == 0;
+        if waiting.get(&self.purchase_id).is_some_and(abandoned) {
             waiting.remove(&self.purchase_id);
         }
     }
@@ -82,6 +87,20 @@ mod tests {
         drop(first);
         assert_eq!(changes.waiting().len(), 1);
         drop(second);
+        assert_eq!(changes.waiting().len(), 0);
+    }
+    #[test]
+    fn subscriptions_that_end_at_once_leave_nothing_behind() {
+        let changes = Changes::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for purchase in 0..20_000 {
+                        changes.subscribe(Uuid::from_u128(purchase / 100));
+                    }
+                });
+            }
+        });
         assert_eq!(changes.waiting().len(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use client::Target;
-use service_runtime::{Reported, Seconds, Variables, sqlite::DatabaseFile};
+use service_runtime::{PositiveSeconds, Reported, Variables, sqlite::DatabaseFile};
 
 /// The configuration of purchase-service.
 #[derive(Clone, Debug)]
@@ -27,14 +27,14 @@ impl Config {
         let user_service_target = variables.required("USER_SERVICE_TARGET", FORM);
         let purchase_timeout = variables.optional(
             "PURCHASE_TIMEOUT_SECONDS",
-            "how long a purchase may stay undecided before it fails, in whole seconds",
+            "how long a purchase may stay undecided before it fails, in whole seconds from 1",
             "20",
         );
         Ok(Self {
             database_file: database_file?,
             catalog_service_target: catalog_service_target?,
             user_service_target: user_service_target?,
-            purchase_timeout: purchase_timeout.map(|Seconds(duration)| duration)?,
+            purchase_timeout: purchase_timeout.map(|PositiveSeconds(duration)| duration)?,
         })
     }
 }

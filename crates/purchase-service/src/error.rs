@@ -15,10 +15,10 @@ pub enum Error {
     #[error(transparent)]
     RequestIdReused(#[from] RequestIdReused),
     /// It is too late to cancel.
-    #[error("a purchase that is {} cannot be cancelled; only a PENDING one can", .0.code())]
+    #[error("a purchase that is {} cannot be cancelled; only a PENDING one can", .0.name())]
     NotCancellable(State),
     /// There is nothing to refund.
-    #[error("a purchase that is {} cannot be refunded; only a CONFIRMED one can", .0.code())]
+    #[error("a purchase that is {} cannot be refunded; only a CONFIRMED one can", .0.name())]
     NotRefundable(State),
     /// The purchase has changed since the caller read it.
     #[error("the purchase has changed since; read it again and decide anew")]

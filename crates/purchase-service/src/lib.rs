@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use client::{Channel, Target};
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
-use service_runtime::{Server, Services};
+use service_runtime::{Server, Services, StartError};
 
 use changes::Changes;
 pub use config::Config;
@@ -42,10 +42,7 @@ pub async fn main() -> ExitCode {
 }
 
 /// Serves until the server has drained.
-pub async fn run(
-    config: Config,
-    server: Server,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let channel = |target: &Target, workload| {
         let identity = server.identity().clone();
         Channel::to(target.to_string()).identity(identity).peer(server.peer(workload)).build()
@@ -67,6 +64,5 @@ pub async fn run(
         config.purchase_timeout,
     );
     let services = Services::default().and(PurchaseServiceServer::new(service));
-    server.serve(services, worker.run()).await?;
-    Ok(())
+    server.serve(services, worker.run()).await
 }

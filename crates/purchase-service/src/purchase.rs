@@ -1,10 +1,11 @@
 //! What a purchase is, where it stands, and what may be decided about it.
 
+use serde::Serialize;
 use service_runtime::{Currency, Timestamp};
 use uuid::Uuid;
 
 /// What a user wants to buy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Order {
     /// Who buys.
     pub user_id: Uuid,
@@ -15,7 +16,7 @@ pub struct Order {
 }
 
 /// One product of an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Ordered {
     /// The product.
     pub product_id: Uuid,
@@ -106,6 +107,20 @@ impl State {
         Self::Refunded,
     ];
 
+    /// Its name, in messages and in databases.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Confirmed => "CONFIRMED",
+            Self::Failing => "FAILING",
+            Self::Failed => "FAILED",
+            Self::Cancelling => "CANCELLING",
+            Self::Cancelled => "CANCELLED",
+            Self::Refunding => "REFUNDING",
+            Self::Refunded => "REFUNDED",
+        }
+    }
+
     /// Whether nothing is under way: no worker has anything to do, and whoever
     /// waits for the purchase gets an answer.
     pub const fn is_settled(self) -> bool {
@@ -151,6 +166,19 @@ impl FailureReason {
         Self::TimedOut,
         Self::TotalTooLarge,
     ];
+
+    /// Its name, in databases.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OutOfStock => "OUT_OF_STOCK",
+            Self::ProductNotFound => "PRODUCT_NOT_FOUND",
+            Self::CurrencyMismatch => "CURRENCY_MISMATCH",
+            Self::InsufficientCredit => "INSUFFICIENT_CREDIT",
+            Self::UserNotFound => "USER_NOT_FOUND",
+            Self::TimedOut => "TIMED_OUT",
+            Self::TotalTooLarge => "TOTAL_TOO_LARGE",
+        }
+    }
 }
 
 /// A write of a state. It is done only if the purchase is still in `from`, together

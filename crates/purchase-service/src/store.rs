@@ -12,7 +12,7 @@ pub use sqlite::Sqlite;
 
 use crate::{
     error::Error,
-    purchase::{Event, FailureReason, Order, Purchase, State, Transition},
+    purchase::{Event, Order, Purchase, Transition},
 };
 
 /// The purchases and their events.
@@ -64,7 +64,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Takes purchases that are due and not settled, for as long as the lease. It
-    /// saves work that two workers would do twice; safety does not rest on it.
+    /// saves work that two workers would do twice; safety does not rest on it. What is
+    /// due later than any lease or back-off lasts is due now: the clock was set back.
     fn claim(
         &self,
         lease: Duration,
@@ -72,8 +73,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Work>, Error>> + Send;
 
-    /// Counts a failed attempt and gives the purchase back until it is due.
-    fn retry(&self, id: Uuid, due: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Counts a failed attempt and gives the purchase back until it is due, if the
+    /// claim still stands: whoever has made it due or claimed it since knows better.
+    fn retry(&self, work: &Work, due: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Every purchase by identifier, for the check of the invariants.
     fn audit(&self, page: Page) -> impl Future<Output = Result<Paged<Audited>, Error>> + Send;
@@ -101,6 +103,8 @@ pub struct Work {
     pub purchase_id: Uuid,
     /// How many attempts have failed.
     pub attempts: u32,
+    /// When the claim ends.
+    pub lease_end: Timestamp,
     /// The trace of the request that made it, as W3C `traceparent`.
     pub trace_parent: String,
 }
@@ -116,35 +120,4 @@ pub struct Audited {
     pub request_id: Uuid,
     /// Whether its events are numbered without a gap and end in its state.
     pub events_sound: bool,
-}
-
-impl State {
-    /// The name that databases know a state by.
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Confirmed => "CONFIRMED",
-            Self::Failing => "FAILING",
-            Self::Failed => "FAILED",
-            Self::Cancelling => "CANCELLING",
-            Self::Cancelled => "CANCELLED",
-            Self::Refunding => "REFUNDING",
-            Self::Refunded => "REFUNDED",
-        }
-    }
-}
-
-impl FailureReason {
-    /// The name that databases know a reason by.
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            Self::OutOfStock => "OUT_OF_STOCK",
-            Self::ProductNotFound => "PRODUCT_NOT_FOUND",
-            Self::CurrencyMismatch => "CURRENCY_MISMATCH",
-            Self::InsufficientCredit => "INSUFFICIENT_CREDIT",
-            Self::UserNotFound => "USER_NOT_FOUND",
-            Self::TimedOut => "TIMED_OUT",
-            Self::TotalTooLarge => "TOTAL_TOO_LARGE",
-        }
-    }
 }

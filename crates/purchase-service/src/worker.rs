@@ -96,7 +96,11 @@ impl<S: Store> Worker<S> {
                 () = self.nudge.notified() => {}
                 () = time::sleep(POLL_INTERVAL) => {}
             }
-            while driven.try_join_next().is_some() {}
+            while let Some(ended) = driven.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a purchase is left until its lease ends");
+                }
+            }
         }
     }
 
@@ -122,6 +126,8 @@ impl<S: Store> Worker<S> {
                 Ok(Pause::RetryLater) => "a call got no answer",
                 Err(error) => {
                     tracing::warn!(%error, "the purchase could not be read or written");
+                    // What failed may have been written all the same.
+                    self.changes.announce(id);
                     "the database failed"
                 }
             };
@@ -129,7 +135,7 @@ impl<S: Store> Worker<S> {
                 tracing::warn!(%id, work.attempts, retry, "the purchase is still not settled");
             }
             let due = self.clock.now().saturating_add(back_off(id, work.attempts));
-            if let Err(error) = self.store.retry(id, due).await {
+            if let Err(error) = self.store.retry(&work, due).await {
                 tracing::warn!(%error, "the purchase is left until its lease ends");
             }
             return;
@@ -281,10 +287,12 @@ fn reserved(purchase: &Purchase, reservation: &Reservation) -> Event {
     let lines: Vec<_> = goods
         .iter()
         .zip(&reservation.items)
-        .filter(|(ordered, held)| ordered.product_id.to_string() == held.product_id)
         .filter_map(|(ordered, held)| {
-            let unit_price = held.unit_price.as_ref()?.minor_units;
-            Some(Line { quantity: ordered.quantity, unit_price })
+            let price = held.unit_price.as_ref()?;
+            let is_same = ordered.product_id.to_string() == held.product_id
+                && i64::from(ordered.quantity) == i64::from(held.quantity)
+                && purchase.order.currency.as_str() == price.currency_code;
+            is_same.then_some(Line { quantity: ordered.quantity, unit_price: price.minor_units })
         })
         .collect();
     if lines.len() == goods.len() {

@@ -101,9 +101,22 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// Whole seconds.
+/// Whole seconds, zero or more.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub Duration);
+
+/// Whole seconds, at least one.
+#[derive(Clone, Copy, Debug)]
+pub struct PositiveSeconds(pub Duration);
+
+impl FromStr for PositiveSeconds {
+    type Err = Reported;
+
+    fn from_str(text: &str) -> Result<Self, Reported> {
+        let Seconds(duration) = text.parse().map_err(|_| Reported)?;
+        if duration.is_zero() { Err(Reported) } else { Ok(Self(duration)) }
+    }
+}
 
 impl FromStr for Seconds {
     type Err = std::num::ParseIntError;
@@ -233,7 +246,8 @@ struct SpanExport;
 
 impl SpanExport {
     fn read(variables: &mut Variables) -> Result<bool, Reported> {
-        let disabled = variables.optional::<bool>("OTEL_SDK_DISABLED", "true or false", "false");
+        // By the specification, whatever is not "true" is false.
+        let disabled = variables.optional::<String>("OTEL_SDK_DISABLED", "true or false", "false");
         let exporter = variables.optional::<Exporter>(
             "OTEL_TRACES_EXPORTER",
             "otlp, none, or nothing (otlp if an endpoint is set)",
@@ -250,7 +264,7 @@ impl SpanExport {
             "",
         );
         let has_endpoint = !endpoint?.is_empty() || !traces_endpoint?.is_empty();
-        Ok(!disabled?
+        Ok(!disabled?.eq_ignore_ascii_case("true")
             && match exporter? {
                 Exporter::Auto => has_endpoint,
                 Exporter::Otlp => true,

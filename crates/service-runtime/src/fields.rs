@@ -4,7 +4,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use prost::Message;
+use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use uuid::Uuid;
@@ -64,16 +64,18 @@ impl Fields {
         }
     }
 
-    /// The key of a request that carries a `request_id`.
+    /// The key of a request that carries a `request_id`. `parameters` are what was
+    /// read from its other fields.
     pub fn request_key(
         &mut self,
         caller: &Caller,
         rpc: &str,
         request_id: &str,
-        request: &impl Message,
+        parameters: &Result<impl Serialize, Reported>,
     ) -> Result<RequestKey, Reported> {
         let request_id = self.uuid("request_id", request_id)?;
-        Ok(RequestKey::new(caller, request_id, rpc, request))
+        let parameters = parameters.as_ref().map_err(|reported| *reported)?;
+        Ok(RequestKey::new(caller, request_id, rpc, parameters))
     }
 
     /// Text of so many characters, none of them a control character but line

@@ -18,7 +18,7 @@ pub mod sqlite;
 mod telemetry;
 mod time;
 
-pub use config::{Config, LogFormat, Reported, Seconds, Variables};
+pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variables};
 pub use error::{DOMAIN, internal, reason, refusal, unavailable};
 pub use fields::{Fields, to_proto_money, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};

@@ -8,9 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Clock, Config, Identifiers, Server, Variables,
+    Clock, Config, Identifiers, Server, StartError, Variables,
     config::{Invalid, Reported},
-    server, telemetry,
+    telemetry,
 };
 
 /// Why a process ends with a failure.
@@ -19,31 +19,25 @@ enum Failure {
     #[error(transparent)]
     Configuration(#[from] Invalid),
     #[error(transparent)]
-    Start(#[from] server::StartError),
+    Start(#[from] StartError),
     #[error("{0}")]
     Telemetry(#[from] telemetry::Error),
     #[error("the signal handlers could not be set: {0}")]
     Signals(std::io::Error),
     #[error("the operating system gives no randomness: {0}")]
     Randomness(rand::rngs::SysError),
-    #[error("{0}")]
-    Run(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Failure {
     /// The codes of BSD's sysexits, so that a supervisor can tell what to mend.
     fn exit_code(&self) -> ExitCode {
         const UNAVAILABLE: u8 = 69;
-        const SOFTWARE: u8 = 70;
         const OS: u8 = 71;
         const CONFIGURATION: u8 = 78;
         ExitCode::from(match self {
-            Self::Configuration(_)
-            | Self::Telemetry(_)
-            | Self::Start(server::StartError::Identity(_)) => CONFIGURATION,
-            Self::Start(_) => UNAVAILABLE,
+            Self::Start(StartError::Bind { .. }) => UNAVAILABLE,
+            Self::Configuration(_) | Self::Telemetry(_) | Self::Start(_) => CONFIGURATION,
             Self::Signals(_) | Self::Randomness(_) => OS,
-            Self::Run(_) => SOFTWARE,
         })
     }
 }
@@ -53,14 +47,13 @@ impl Failure {
 /// `parse` reads the variables of this service beside those of [`Config`]; `run`
 /// serves. `--help` lists the variables. A configuration that is refused ends the
 /// process with status 78 before a port is bound.
-pub async fn main<C, E, F>(
+pub async fn main<C, F>(
     name: &'static str,
     parse: fn(&mut Variables) -> Result<C, Reported>,
     run: fn(C, Server) -> F,
 ) -> ExitCode
 where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    F: Future<Output = Result<(), E>>,
+    F: Future<Output = Result<(), StartError>>,
 {
     if env::args_os().any(|argument| argument == "--help" || argument == "-h") {
         print!("{}", help(name, parse));
@@ -79,15 +72,14 @@ where
     }
 }
 
-async fn start<C, E, F>(
+async fn start<C, F>(
     name: &'static str,
     mut variables: Variables,
     parse: fn(&mut Variables) -> Result<C, Reported>,
     run: fn(C, Server) -> F,
 ) -> Result<(), Failure>
 where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    F: Future<Output = Result<(), E>>,
+    F: Future<Output = Result<(), StartError>>,
 {
     let (shared, own) = (Config::parse(&mut variables), parse(&mut variables));
     let (shared, own) = variables.accept(shared.and_then(|shared| Ok((shared, own?))))?;
@@ -97,17 +89,11 @@ where
     let random = StdRng::try_from_rng(&mut SysRng).map_err(Failure::Randomness)?;
     let identifiers = Identifiers::new(clock.clone(), random);
     let shutdown = shutdown_on_signal().map_err(Failure::Signals)?;
-    let server = Server::bind(shared, clock, identifiers, shutdown).await?;
-    tracing::info!(
-        grpc = %server.grpc_address(),
-        health = %server.health_address(),
-        identity = %server.identity().spiffe_id(),
-        "{name} listens"
-    );
-    let outcome = run(own, server).await.map_err(|error| Failure::Run(error.into()));
+    let server = Server::new(name, shared, clock, identifiers, shutdown)?;
+    let outcome = run(own, server).await;
     tracing::info!("{name} ends");
     telemetry.flush();
-    outcome
+    Ok(outcome?)
 }
 
 fn help<C>(name: &str, parse: fn(&mut Variables) -> Result<C, Reported>) -> String {

@@ -3,7 +3,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use client::SpiffeId;
-use prost::Message;
+use serde::Serialize;
 use tonic::{Extensions, Status};
 use uuid::Uuid;
 
@@ -32,13 +32,14 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// The key of a request of `rpc`.
-    pub fn new(caller: &Caller, request_id: Uuid, rpc: &str, message: &impl Message) -> Self {
-        let mut bytes = rpc.as_bytes().to_vec();
-        bytes.push(0);
-        bytes.extend(message.encode_to_vec());
+    /// The key of a request of `rpc`. The parameters are those that the domain
+    /// sees: what the contract ignores makes no other request.
+    pub fn new(caller: &Caller, request_id: Uuid, rpc: &str, parameters: &impl Serialize) -> Self {
+        // Plain data always has a JSON form.
+        let parameters = serde_json::to_vec(parameters).unwrap_or_default();
         let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+        let digest = digest(&SHA256, &[rpc.as_bytes(), b"\0", &parameters].concat());
+        fingerprint.copy_from_slice(digest.as_ref());
         Self { principal: caller.0.to_string(), request_id, fingerprint }
     }
 

@@ -25,9 +25,11 @@ use tower::Service;
 use crate::{
     Clock, Config, Identifiers,
     call::{Call, Rules},
+    sqlite,
 };
 
-/// How long a peer may take over its TLS handshake.
+/// How long a peer may take over its TLS handshake, and a probe over its first
+/// question.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers may take to leave once the drain deadline has cut their calls.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -35,7 +37,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// the process runs out of descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Why a server could not start.
+/// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The certificate, its key or the trust bundle cannot be used.
@@ -44,6 +46,26 @@ pub enum StartError {
          of PEM files"
     )]
     Identity(#[from] client::identity::Error),
+    /// The service has no name in this trust domain and namespace.
+    #[error("TRUST_DOMAIN and NAMESPACE make no SPIFFE ID: {0}")]
+    Name(#[from] client::spiffe::Error),
+    /// The certificate is somebody else's.
+    #[error(
+        "TLS_CERTIFICATE_FILE is of {found}, and this is {expected}; give it its own certificate, \
+         or correct TRUST_DOMAIN and NAMESPACE"
+    )]
+    AnotherIdentity {
+        /// Whose certificate it is.
+        found: SpiffeId,
+        /// Whose it should be.
+        expected: SpiffeId,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] sqlite::OpenError),
+    /// Another service cannot be called.
+    #[error(transparent)]
+    Client(#[from] client::Error),
     /// The contract states a policy that cannot be read.
     #[error(transparent)]
     Policy(#[from] proto::policy::Error),
@@ -62,13 +84,11 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What a process gives to the service that runs in it: listeners, an identity,
-/// time, and the word to stop.
+/// What a process gives to the service that runs in it: an identity, time, the
+/// ports it is to serve on, and the word to stop.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    grpc: TcpListener,
-    health: TcpListener,
     identity: Identity,
     clock: Clock,
     identifiers: Identifiers,
@@ -76,28 +96,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Loads the identity, then binds both ports; port 0 takes any free one.
-    /// `shutdown` begins the drain.
-    pub async fn bind(
+    /// Loads the identity of the service `name`. Nothing is bound yet, so that all that
+    /// can be wrong shows before a caller can connect. `shutdown` begins the drain.
+    pub fn new(
+        name: &str,
         config: Config,
         clock: Clock,
         identifiers: Identifiers,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let identity = Identity::load(&config.identity)?;
-        let grpc = bind("GRPC_LISTEN_ADDRESS", config.grpc_listen_address).await?;
-        let health = bind("HEALTH_LISTEN_ADDRESS", config.health_listen_address).await?;
-        Ok(Self { config, grpc, health, identity, clock, identifiers, shutdown })
-    }
-
-    /// Where RPCs are served.
-    pub fn grpc_address(&self) -> SocketAddr {
-        self.grpc.local_addr().unwrap_or(self.config.grpc_listen_address)
-    }
-
-    /// Where health alone is served, in plaintext.
-    pub fn health_address(&self) -> SocketAddr {
-        self.health.local_addr().unwrap_or(self.config.health_listen_address)
+        let expected = SpiffeId::new(&config.trust_domain, &config.namespace, name)?;
+        let found = identity.spiffe_id().clone();
+        if found != expected {
+            return Err(StartError::AnotherIdentity { found, expected });
+        }
+        Ok(Self { config, identity, clock, identifiers, shutdown })
     }
 
     /// Who this service is.
@@ -121,8 +135,8 @@ impl Server {
         &self.identifiers
     }
 
-    /// Serves until the drain is over: says NOT_SERVING, waits, sends GOAWAY, lets
-    /// calls end, and at the drain deadline cuts those that have not.
+    /// Binds both ports and serves until the drain is over: says NOT_SERVING, waits,
+    /// sends GOAWAY, lets calls end, and at the drain deadline cuts those that have not.
     ///
     /// `background` is the work that calls in flight may wait for. It runs
     /// until the last of them has ended, and is then dropped.
@@ -145,6 +159,14 @@ impl Server {
         }
         let routes = routes.add_service(health.clone()).prepare();
         let tls = TlsAcceptor::from(self.identity.server_config()?);
+        let grpc = bind("GRPC_LISTEN_ADDRESS", self.config.grpc_listen_address).await?;
+        let probes = bind("HEALTH_LISTEN_ADDRESS", self.config.health_listen_address).await?;
+        tracing::info!(
+            grpc = ?grpc.local_addr(),
+            health = ?probes.local_addr(),
+            identity = %self.identity.spiffe_id(),
+            "listening"
+        );
         let rules = Arc::new(Rules {
             policies: Policies::load()?,
             trust_domain: self.config.trust_domain,
@@ -153,7 +175,7 @@ impl Server {
 
         let drain = Drain::default();
         let connections = TaskTracker::new();
-        let accepting = accept(self.grpc, &connections, |stream| {
+        let accepting = accept(grpc, &connections, |stream| {
             let (tls, drain) = (tls.clone(), drain.clone());
             let (routes, rules) = (routes.clone(), Arc::clone(&rules));
             async move {
@@ -170,9 +192,29 @@ impl Server {
         let probe_connections = TaskTracker::new();
         // Probes are answered for as long as the process lives.
         let probe_drain = Drain::default();
-        let probing = accept(self.health, &probe_connections, |stream| {
-            let (mut routes, drain) = (Routes::new(health.clone()), probe_drain.clone());
-            serve_connection(stream, drain, move |request| routes.call(request))
+        let probing = accept(probes, &probe_connections, |stream| {
+            let (routes, drain) = (Routes::new(health.clone()), probe_drain.clone());
+            let probed = CancellationToken::new();
+            let answer = {
+                let probed = probed.clone();
+                move |request| {
+                    probed.cancel();
+                    routes.clone().call(request)
+                }
+            };
+            async move {
+                // Anybody can connect to this port, but a probe has something to ask.
+                let silent = async {
+                    time::sleep(HANDSHAKE_TIMEOUT).await;
+                    if probed.is_cancelled() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    () = serve_connection(stream, drain, answer) => {}
+                    () = silent => tracing::debug!("a connection asked nothing"),
+                }
+            }
         });
 
         set_status(&mut reporter, &names, ServingStatus::Serving).await;

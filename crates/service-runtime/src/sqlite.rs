@@ -8,20 +8,24 @@
 use std::{
     fs::{File, TryLockError},
     io,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
     Connection, SqlSafeStr, SqliteConnection, SqlitePool,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
 use tonic::Status;
 
 use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavailable};
@@ -29,6 +33,8 @@ use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavaila
 const READERS: u32 = 4;
 /// How many writes may share a commit.
 const BATCH: usize = 64;
+/// How long to wait before another attempt to open the connection that writes.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The path of a database in a folder that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +89,7 @@ pub type Step = (i64, &'static str, &'static str);
 #[derive(Clone, Debug)]
 pub struct Database {
     readers: SqlitePool,
-    writer: mpsc::Sender<Write>,
+    writer: mpsc::Sender<Box<dyn Write>>,
     /// Held for as long as the database is open.
     _lock: Arc<File>,
 }
@@ -119,11 +125,11 @@ impl Database {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .test_before_acquire(false)
-            .connect_with(options.read_only(true))
+            .connect_with(options.clone().read_only(true))
             .await
             .map_err(failed)?;
         let (sender, receiver) = mpsc::channel(BATCH);
-        tokio::spawn(write_all(writer, receiver));
+        tokio::spawn(write_all(writer, options, receiver));
         Ok(Self { readers, writer: sender, _lock: Arc::new(lock) })
     }
 
@@ -140,21 +146,9 @@ impl Database {
         E: From<sqlx::Error> + Send + 'static,
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel::<Result<T, E>>();
-        let write = Write {
-            work: Box::new(move |connection| {
-                Box::pin(async move {
-                    let outcome = work(connection).await;
-                    let keep = outcome.is_ok();
-                    let settle: Settle = Box::new(move |committed| {
-                        // Whoever asked may have gone; the effect stands all the same.
-                        let _ = reply.send(committed.map_err(E::from).and(outcome));
-                    });
-                    (keep, settle)
-                })
-            }),
-        };
-        self.writer.send(write).await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let (reply, answer) = oneshot::channel();
+        let piece = Box::new(Piece { work: Some(work), outcome: None, reply });
+        self.writer.send(piece).await.map_err(|_| sqlx::Error::PoolClosed)?;
         answer.await.map_err(|_| sqlx::Error::PoolClosed)?
     }
 
@@ -188,21 +182,25 @@ impl Database {
 /// The status of a call that the database failed: UNAVAILABLE if a repeat may fare
 /// better, else INTERNAL.
 pub fn status(error: &sqlx::Error) -> Status {
+    if is_transient(error) { unavailable(error) } else { internal(error) }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
     // https://sqlite.org/rescode.html: BUSY, LOCKED, IOERR, FULL, CANTOPEN; extended
     // codes carry theirs in the low byte.
     const TRANSIENT: [i32; 5] = [5, 6, 10, 13, 14];
-    let transient = match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
+    match error {
+        sqlx::Error::Io(error) => error
+            .get_ref()
+            .and_then(|cause| cause.downcast_ref::<BatchFailed>())
+            .is_none_or(|BatchFailed(cause)| is_transient(cause)),
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error
             .code()
             .and_then(|code| code.parse::<i32>().ok())
             .is_some_and(|code| TRANSIENT.contains(&(code & 0xff))),
         _ => false,
-    };
-    if transient { unavailable(error) } else { internal(error) }
+    }
 }
 
 /// One process at a time: `SQLite`'s own locks would let two replicas take turns,
@@ -224,42 +222,89 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Tells whoever asked for a write what became of it.
-type Settle = Box<dyn FnOnce(Result<(), sqlx::Error>) + Send>;
-
-type Work =
-    Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, (bool, Settle)> + Send>;
-
-struct Write {
-    work: Work,
+/// A write that waits for its turn, and whoever waits for it.
+struct Piece<T, E, W> {
+    work: Option<W>,
+    /// What came of the work; none if it never ran or panicked.
+    outcome: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
 }
 
-async fn write_all(mut connection: SqliteConnection, mut writes: mpsc::Receiver<Write>) {
+trait Write: Send {
+    /// Does the work, and says whether it is to be kept.
+    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
+
+    /// Tells whoever waits what became of the work and of its commit.
+    fn settle(self: Box<Self>, committed: Result<(), BatchFailed>);
+}
+
+impl<T, E, W> Write for Piece<T, E, W>
+where
+    T: Send,
+    E: From<sqlx::Error> + Send,
+    W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, E>> + Send,
+{
+    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let work = self.work.take();
+            // A panic undoes its own piece: the savepoint is rolled back.
+            let running = AssertUnwindSafe(async { Some(work?(connection).await) });
+            self.outcome = running.catch_unwind().await.ok().flatten();
+            self.outcome.as_ref().is_some_and(Result::is_ok)
+        })
+    }
+
+    fn settle(self: Box<Self>, committed: Result<(), BatchFailed>) {
+        let lost = || E::from(sqlx::Error::Protocol("the write panicked".to_owned()));
+        let outcome = match committed {
+            Ok(()) => self.outcome.unwrap_or_else(|| Err(lost())),
+            Err(failed) => Err(sqlx::Error::Io(io::Error::other(failed)).into()),
+        };
+        // Whoever asked may have gone; the effect stands all the same.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// Why many writes at once are not on disk. Logged once, where it happened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the commit failed: {0}")]
+struct BatchFailed(Arc<sqlx::Error>);
+
+async fn write_all(
+    mut connection: SqliteConnection,
+    options: SqliteConnectOptions,
+    mut writes: mpsc::Receiver<Box<dyn Write>>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while writes.recv_many(&mut batch, BATCH).await > 0 {
-        let mut settled = Vec::with_capacity(batch.len());
-        let committed = write_batch(&mut connection, batch.drain(..), &mut settled).await;
-        if committed.is_err() {
+        let committed = write_batch(&mut connection, &mut batch).await;
+        let committed = committed.map_err(|error| BatchFailed(Arc::new(error)));
+        if let Err(error) = &committed {
+            tracing::error!(%error, writes = batch.len(), "writes are lost");
             // What is left of the transaction must not leak into the next.
             let _ = sqlx::query("ROLLBACK").execute(&mut connection).await;
         }
-        for settle in settled {
-            settle(copy(&committed));
+        for piece in batch.drain(..) {
+            piece.settle(committed.clone());
+        }
+        while let Err(error) = connection.ping().await {
+            tracing::error!(%error, "the connection that writes is lost; opening another");
+            time::sleep(REOPEN_INTERVAL).await;
+            if let Ok(fresh) = SqliteConnection::connect_with(&options).await {
+                connection = fresh;
+            }
         }
     }
 }
 
 async fn write_batch(
     connection: &mut SqliteConnection,
-    batch: impl Iterator<Item = Write>,
-    settled: &mut Vec<Settle>,
+    batch: &mut [Box<dyn Write>],
 ) -> Result<(), sqlx::Error> {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-    for Write { work } in batch {
+    for piece in batch {
         sqlx::query("SAVEPOINT piece").execute(&mut *connection).await?;
-        let (keep, settle) = work(&mut *connection).await;
-        settled.push(settle);
-        if !keep {
+        if !piece.run(&mut *connection).await {
             sqlx::query("ROLLBACK TO piece").execute(&mut *connection).await?;
         }
         sqlx::query("RELEASE piece").execute(&mut *connection).await?;
@@ -313,17 +358,9 @@ async fn remember<T: Serialize>(
     Ok(())
 }
 
-/// One failure has many to tell, and `sqlx::Error` cannot be cloned.
-fn copy(outcome: &Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(error) => Err(sqlx::Error::Io(io::Error::other(format!("the commit failed: {error}")))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use futures::{FutureExt, future::join_all};
+    use futures::future::join_all;
     use uuid::Uuid;
 
     use super::*;
@@ -365,6 +402,41 @@ mod tests {
         let outcomes = join_all([1, 2, 2, 3, 1, 4].map(|number| insert(&database, number))).await;
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         assert_eq!((failed, numbers(&database).await), (2, vec![1, 2, 3, 4]));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_panics_undoes_itself_and_the_next_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
+        let panicked: Result<(), _> = database
+            .write(|db| {
+                async move {
+                    sqlx::query("INSERT INTO numbers VALUES (7)").execute(db).await?;
+                    panic!("as planned")
+                }
+                .boxed()
+            })
+            .await;
+        let error: sqlx::Error = panicked.unwrap_err();
+        assert!(!is_transient(&error), "{error}");
+        insert(&database, 1).await.unwrap();
+        assert_eq!(numbers(&database).await, [1]);
+    }
+
+    #[tokio::test]
+    async fn writes_that_cannot_begin_say_why_and_the_next_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("it.db");
+        let database = Database::open(&path, SCHEMA).await.unwrap();
+        let options = SqliteConnectOptions::new().filename(&path);
+        let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut foreign).await.unwrap();
+        let error = insert(&database, 1).await.unwrap_err();
+        assert!(error.to_string().contains("database is locked"), "{error}");
+        assert!(is_transient(&error));
+        sqlx::query("ROLLBACK").execute(&mut foreign).await.unwrap();
+        insert(&database, 2).await.unwrap();
+        assert_eq!(numbers(&database).await, [2]);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use std::{convert::Infallible, process::ExitCode, time::Duration};
 use proto::user::v1::{
     account_service_server::AccountServiceServer, user_service_server::UserServiceServer,
 };
-use service_runtime::{Clock, Server, Services};
+use service_runtime::{Clock, Server, Services, StartError};
 
 pub use config::Config;
 use store::{Sqlite, Store};
@@ -41,18 +41,14 @@ pub async fn main() -> ExitCode {
 }
 
 /// Serves until the server has drained.
-pub async fn run(
-    config: Config,
-    server: Server,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let store = Sqlite::open(&config.database_file).await?;
     let clock = server.clock().clone();
     let service = grpc::Service::new(store.clone(), clock.clone(), server.identifiers().clone());
     let services = Services::default()
         .and(UserServiceServer::new(service.clone()))
         .and(AccountServiceServer::new(service));
-    server.serve(services, sweep(store, clock)).await?;
-    Ok(())
+    server.serve(services, sweep(store, clock)).await
 }
 
 /// Forgets marks that no message can need any more.

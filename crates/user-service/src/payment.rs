@@ -2,10 +2,16 @@
 //! the rows in one transaction, asks a function here, and writes what it decided in
 //! that same transaction; nothing here knows how.
 
+use std::time::Duration;
+
 use service_runtime::{Money, Timestamp};
 use uuid::Uuid;
 
 use crate::ledger::{Account, Transfer};
+
+/// How long after its `not_after` a record is kept: longer than a clock is ever set
+/// back, or a message under way is held up after it was looked at.
+pub const RETENTION: Duration = Duration::from_hours(1);
 
 /// What became of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +51,7 @@ impl Payment {
     /// for being late. Money that is captured is never forgotten.
     pub fn is_collectable(&self, now: Timestamp) -> bool {
         match self.state {
-            State::Refunded => now > self.not_after,
+            State::Refunded => now > self.not_after.saturating_add(RETENTION),
             State::Charged => false,
         }
     }
@@ -186,6 +192,7 @@ mod tests {
 
     const NOT_AFTER: Timestamp = Timestamp::from_micros(100);
     const LATE: Timestamp = Timestamp::from_micros(101);
+    const FORGETTABLE: Timestamp = Timestamp::from_micros(101 + 3_600_000_000);
     const ADA: Uuid = Uuid::from_u128(0xada);
 
     fn euros(minor_units: i64) -> Money {
@@ -303,7 +310,7 @@ mod tests {
         assert_eq!(bank.refund(1).paid, None);
         bank.collect();
         assert_eq!(bank.charge(&request(1, 1)), Err(Refusal::PaymentRefunded));
-        bank.now = LATE;
+        bank.now = FORGETTABLE;
         bank.collect();
         assert!(bank.payments.is_empty());
         assert_eq!(bank.charge(&request(1, 1)), Err(Refusal::TooLate));
@@ -335,7 +342,8 @@ mod tests {
                 Operation::Refund(id) => return Some(Ok(self.refund(id))),
                 Operation::Deposit(amount) => self.deposit(amount),
                 Operation::Collect => self.collect(),
-                Operation::RunLate => self.now = LATE,
+                Operation::RunLate if self.now == NOT_AFTER => self.now = LATE,
+                Operation::RunLate => self.now = FORGETTABLE,
             }
             None
         }

@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 const NOT_AFTER: Timestamp = Timestamp::from_micros(100);
 const LATE: Timestamp = Timestamp::from_micros(101);
+/// When what is late may be forgotten.
+const FORGETTABLE: Timestamp = Timestamp::from_micros(LATE.as_micros() + 3_600_000_000);
 
 /// An open store, and a clock and identifiers of its own.
 struct Bank<S> {
@@ -263,7 +265,7 @@ async fn a_sweep_forgets_marks_that_are_late_and_no_money_that_moved() {
     bank.store.sweep(NOT_AFTER).await.unwrap();
     assert_eq!(bank.audit().await, all);
     bank.now = LATE;
-    bank.store.sweep(LATE).await.unwrap();
+    bank.store.sweep(FORGETTABLE).await.unwrap();
     assert_eq!(captured_and_refunded(&bank.audit().await), [(1, 10, 0), (2, 20, 20)]);
     let late = bank.charge(3, ada, 1).await;
     assert!(matches!(late, Err(Error::Refused(Refusal::TooLate))), "{late:?}");

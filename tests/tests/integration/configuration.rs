@@ -54,3 +54,37 @@ fn a_certificate_that_cannot_be_read_is_named() {
     assert!(message.contains("/no/"), "{message}");
     assert!(!database.exists());
 }
+
+#[test]
+fn a_service_refuses_to_start_as_another_in_no_namespace_or_on_what_is_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = folder.path().join("certs");
+    let made = chandlery::certs::run(
+        &chandlery::certs::Args::new(certificates.clone()),
+        &service_runtime::Clock::system(),
+    );
+    made.unwrap();
+    let path = |name: &str| certificates.join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("user-service.crt"), path("user-service.key"));
+    let database = folder.path().join("it.db");
+    std::fs::write(&database, "Call me Ishmael. ".repeat(1_000)).unwrap();
+    let variables = [
+        ("DATABASE_FILE", database.to_str().unwrap()),
+        ("TLS_CERTIFICATE_FILE", &certificate),
+        ("TLS_PRIVATE_KEY_FILE", &key),
+        ("TLS_TRUST_BUNDLE_FILE", &path("ca.crt")),
+    ];
+    let (code, message) = start("catalog-service", &variables);
+    assert_eq!(code, Some(78), "{message}");
+    assert!(message.contains("TLS_CERTIFICATE_FILE is of spiffe://"), "{message}");
+
+    let (code, message) = start("user-service", &variables);
+    assert_eq!(code, Some(78), "{message}");
+    assert!(message.contains("DATABASE_FILE"), "{message}");
+    assert!(!message.contains("listening"), "{message}");
+
+    let misplaced: Vec<_> = variables.into_iter().chain([("NAMESPACE", "a/b")]).collect();
+    let (code, message) = start("user-service", &misplaced);
+    assert_eq!(code, Some(78), "{message}");
+    assert!(message.contains("NAMESPACE"), "{message}");
+}

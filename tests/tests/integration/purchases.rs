@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chandlery::service::Service;
 use futures::future::join_all;
 use proto::{
-    catalog::v1::GetProductRequest,
+    catalog::v1::{GetProductRequest, Product},
     purchase::v1::{
         CancelPurchaseRequest, FailureReason, ListPurchasesRequest, PurchaseState,
         RefundPurchaseRequest,
@@ -66,6 +66,10 @@ async fn a_purchase_that_fails_says_why_and_takes_nothing() {
     let mut in_dollars = shop.order(&rich, &[(&rope, 1)]);
     in_dollars.purchase.as_mut().unwrap().currency_code = "USD".to_owned();
     let dear = shop.product(i64::MAX, 10).await;
+    // What a purchase may ask for, a reservation may hold.
+    let strangers: Vec<_> =
+        (0..100).map(|_| Product { id: shop.uuid(), ..absent.clone() }).collect();
+    let largest: Vec<_> = strangers.iter().map(|product| (product, 1_000_000)).collect();
 
     for (order, expected) in [
         (shop.order(&rich, &[(&rope, 11)]), FailureReason::OutOfStock),
@@ -73,6 +77,7 @@ async fn a_purchase_that_fails_says_why_and_takes_nothing() {
         (shop.order(&ghost, &[(&rope, 1)]), FailureReason::UserNotFound),
         (shop.order(&rich, &[(&rope, 1), (&absent, 1)]), FailureReason::ProductNotFound),
         (in_dollars, FailureReason::CurrencyMismatch),
+        (shop.order(&rich, &largest), FailureReason::ProductNotFound),
         (shop.order(&rich, &[(&dear, 2)]), FailureReason::TotalTooLarge),
     ] {
         let failed = shop.buy(&order).await;

@@ -26,7 +26,8 @@ CREATE TABLE reservations (
     not_after   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX reservations_to_sweep ON reservations (not_after) WHERE state <> 'SOLD';
+CREATE INDEX reservations_to_expire ON reservations (not_after) WHERE state = 'RESERVED';
+CREATE INDEX reservations_to_forget ON reservations (not_after) WHERE state = 'RELEASED';
 
 CREATE TABLE reservation_items (
     purchase_id            BLOB    NOT NULL REFERENCES reservations ON DELETE CASCADE,

@@ -28,8 +28,8 @@ pub(super) fn create_product(
     request: pb::CreateProductRequest,
 ) -> Result<(RequestKey, Draft), Status> {
     let mut fields = Fields::default();
-    let key = fields.request_key(caller, "CreateProduct", &request.request_id, &request);
     let draft = draft(&mut fields, request.product, request.initial_quantity);
+    let key = fields.request_key(caller, "CreateProduct", &request.request_id, &draft);
     fields.accept(|| Ok((key?, draft?)))
 }
 
@@ -87,13 +87,15 @@ pub(super) fn list_products(
 
 pub(super) fn restock(caller: &Caller, request: &pb::RestockRequest) -> Result<Restock, Status> {
     let mut fields = Fields::default();
-    let key = fields.request_key(caller, "Restock", &request.request_id, request);
     let product_id = fields.uuid("product_id", &request.product_id);
     let quantity = fields.integer("quantity", request.quantity, 1..=MOST_PIECES);
+    // The range leaves nothing that a u32 cannot hold.
+    let quantity = quantity.map(|quantity| u32::try_from(quantity).unwrap_or(u32::MAX));
+    let goods = product_id.and_then(|product_id| Ok((product_id, quantity?)));
+    let key = fields.request_key(caller, "Restock", &request.request_id, &goods);
     fields.accept(|| {
-        // The range leaves nothing that a u32 cannot hold.
-        let quantity = u32::try_from(quantity?).unwrap_or(u32::MAX);
-        Ok(Restock { key: key?, product_id: product_id?, quantity })
+        let (product_id, quantity) = goods?;
+        Ok(Restock { key: key?, product_id, quantity })
     })
 }
 

@@ -16,7 +16,8 @@ use crate::{
     error::Error,
     product::{Draft, Imported, Label, Product, Sku},
     stock::{
-        self, Change, Decision, Item, Level, Offer, Refusal, Reservation, ReserveRequest, State,
+        self, Change, Decision, Item, Level, Offer, RETENTION, Refusal, Reservation,
+        ReserveRequest, State,
     },
 };
 
@@ -153,9 +154,12 @@ impl Store for Sqlite {
 
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
         let due: Vec<(Uuid,)> = sqlx::query_as(
-            "SELECT purchase_id FROM reservations WHERE state <> 'SOLD' AND not_after < ? LIMIT ?",
+            "SELECT purchase_id FROM reservations
+             WHERE (state = 'RESERVED' AND not_after < ?)
+                OR (state = 'RELEASED' AND not_after < ?) LIMIT ?",
         )
         .bind(now.as_micros())
+        .bind(now.saturating_sub(RETENTION).as_micros())
         .bind(SWEEP)
         .fetch_all(self.0.readers())
         .await?;
@@ -375,7 +379,8 @@ async fn apply(db: &mut SqliteConnection, decision: Decision) -> Result<Reservat
         .bind(sold)
         .execute(&mut *db)
         .await?;
-        if moved.rows_affected() == 0 {
+        // Goods that go back to a product that is gone go nowhere, and block nothing.
+        if moved.rows_affected() == 0 && available < 0 {
             return Err(Refusal::OutOfStock(product_id).into());
         }
     }

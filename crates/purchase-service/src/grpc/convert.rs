@@ -27,8 +27,8 @@ pub(super) fn create_purchase(
     request: &pb::CreatePurchaseRequest,
 ) -> Result<(RequestKey, Order), Status> {
     let mut fields = Fields::default();
-    let key = fields.request_key(caller, "CreatePurchase", &request.request_id, request);
     let order = order(&mut fields, request.purchase.as_ref());
+    let key = fields.request_key(caller, "CreatePurchase", &request.request_id, &order);
     fields.accept(|| Ok((key?, order?)))
 }
 

@@ -120,14 +120,14 @@ impl Store for Sqlite {
                              due_time = iif(?4, ?3, due_time)
                          WHERE id = ?5 AND state = ?6 AND version = coalesce(?7, version)",
                     )
-                    .bind(to.code())
-                    .bind(reason.map(FailureReason::code))
+                    .bind(to.name())
+                    .bind(reason.map(FailureReason::name))
                     .bind(now.as_micros())
                     // What a request decides is for a worker to claim at once; what a
                     // worker decides, it goes on with.
                     .bind(matches!(to, State::Cancelling | State::Refunding))
                     .bind(id)
-                    .bind(from.code())
+                    .bind(from.name())
                     .bind(version)
                     .execute(&mut *db)
                     .await?;
@@ -184,13 +184,16 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, lease: Duration, limit: u32, now: Timestamp) -> Result<Vec<Work>, Error> {
+        let lease_end = now.saturating_add(lease);
         // Most of the time nothing is due, which a reader can tell.
         let due: Vec<(Uuid,)> = sqlx::query_as(
             "SELECT id FROM purchases
-             WHERE state IN ('PENDING', 'FAILING', 'CANCELLING', 'REFUNDING') AND due_time <= ?
+             WHERE state IN ('PENDING', 'FAILING', 'CANCELLING', 'REFUNDING')
+               AND (due_time <= ? OR due_time > ?)
              ORDER BY due_time LIMIT ?",
         )
         .bind(now.as_micros())
+        .bind(lease_end.as_micros())
         .bind(limit)
         .fetch_all(self.0.readers())
         .await?;
@@ -203,12 +206,12 @@ impl Store for Sqlite {
                     let mut claimed = Vec::with_capacity(due.len());
                     for (id,) in due {
                         let work: Option<Work> = sqlx::query_as(
-                            "UPDATE purchases SET due_time = ?
-                             WHERE id = ? AND due_time <= ?
+                            "UPDATE purchases SET due_time = ?1
+                             WHERE id = ?2 AND (due_time <= ?3 OR due_time > ?1)
                                AND state IN ('PENDING', 'FAILING', 'CANCELLING', 'REFUNDING')
-                             RETURNING id, attempts, trace_parent",
+                             RETURNING id, attempts, due_time, trace_parent",
                         )
-                        .bind(now.saturating_add(lease).as_micros())
+                        .bind(lease_end.as_micros())
                         .bind(id)
                         .bind(now.as_micros())
                         .fetch_optional(&mut *db)
@@ -222,15 +225,18 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn retry(&self, id: Uuid, due: Timestamp) -> Result<(), Error> {
+    async fn retry(&self, work: &Work, due: Timestamp) -> Result<(), Error> {
+        let (id, lease_end) = (work.purchase_id, work.lease_end);
         self.0
             .write(move |db| {
                 async move {
                     sqlx::query(
-                        "UPDATE purchases SET attempts = attempts + 1, due_time = ? WHERE id = ?",
+                        "UPDATE purchases SET attempts = attempts + 1, due_time = ?
+                         WHERE id = ? AND due_time = ?",
                     )
                     .bind(due.as_micros())
                     .bind(id)
+                    .bind(lease_end.as_micros())
                     .execute(db)
                     .await?;
                     Ok(())
@@ -364,13 +370,13 @@ impl FromRow<'_, SqliteRow> for Event {
             version: row.try_get("version")?,
             state: State::ALL
                 .into_iter()
-                .find(|known| known.code() == state)
+                .find(|known| known.name() == state)
                 .ok_or_else(|| unknown(state))?,
             failure_reason: reason
                 .map(|reason| {
                     FailureReason::ALL
                         .into_iter()
-                        .find(|known| known.code() == reason)
+                        .find(|known| known.name() == reason)
                         .ok_or_else(|| unknown(reason))
                 })
                 .transpose()?,
@@ -385,6 +391,7 @@ impl FromRow<'_, SqliteRow> for Work {
         Ok(Self {
             purchase_id: row.try_get("id")?,
             attempts: row.try_get("attempts")?,
+            lease_end: Timestamp::from_micros(row.try_get("due_time")?),
             trace_parent: row.try_get("trace_parent")?,
         })
     }

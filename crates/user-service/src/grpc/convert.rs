@@ -19,8 +19,8 @@ pub(super) fn create_user(
     request: pb::CreateUserRequest,
 ) -> Result<(RequestKey, Profile), Status> {
     let mut fields = Fields::default();
-    let key = fields.request_key(caller, "CreateUser", &request.request_id, &request);
     let profile = profile(&mut fields, request.user);
+    let key = fields.request_key(caller, "CreateUser", &request.request_id, &profile);
     fields.accept(|| Ok((key?, profile?)))
 }
 
@@ -39,10 +39,14 @@ pub(super) fn get_user(request: &pb::GetUserRequest) -> Result<Uuid, Status> {
 
 pub(super) fn deposit(caller: &Caller, request: pb::DepositRequest) -> Result<Deposit, Status> {
     let mut fields = Fields::default();
-    let key = fields.request_key(caller, "Deposit", &request.request_id, &request);
     let user_id = fields.uuid("user_id", &request.user_id);
     let amount = fields.money("amount", request.amount, 1..=i64::MAX);
-    fields.accept(|| Ok(Deposit { key: key?, user_id: user_id?, amount: amount? }))
+    let credit = user_id.and_then(|user_id| Ok((user_id, amount?)));
+    let key = fields.request_key(caller, "Deposit", &request.request_id, &credit);
+    fields.accept(|| {
+        let (user_id, amount) = credit?;
+        Ok(Deposit { key: key?, user_id, amount })
+    })
 }
 
 pub(super) fn charge(request: pb::ChargeRequest) -> Result<ChargeRequest, Status> {

@@ -15,7 +15,7 @@ use super::{Audit, AuditedPayment, Balance, Deposit, Refund, Store, Sum};
 use crate::{
     error::Error,
     ledger::{self, Account, Posting, Transfer},
-    payment::{self, ChargeRequest, Decision, Paid, Payment, Refusal, State},
+    payment::{self, ChargeRequest, Decision, Paid, Payment, RETENTION, Refusal, State},
     user::{Email, Profile, User},
 };
 
@@ -128,7 +128,7 @@ impl Store for Sqlite {
         let due: Vec<(Uuid,)> = sqlx::query_as(
             "SELECT purchase_id FROM payments WHERE user_id IS NULL AND not_after < ? LIMIT ?",
         )
-        .bind(now.as_micros())
+        .bind(now.saturating_sub(RETENTION).as_micros())
         .bind(SWEEP)
         .fetch_all(self.0.readers())
         .await?;
@@ -344,12 +344,15 @@ async fn post(
 ) -> Result<(), Error> {
     for Posting { account, amount } in transfer.postings() {
         let (owner, user_id) = account_code(account);
-        sqlx::query("INSERT INTO accounts VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING")
-            .bind(owner)
-            .bind(user_id)
-            .bind(amount.currency.as_str())
-            .execute(&mut *db)
-            .await?;
+        sqlx::query(
+            "INSERT INTO accounts (owner, user_id, currency_code, balance_minor_units)
+             VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+        )
+        .bind(owner)
+        .bind(user_id)
+        .bind(amount.currency.as_str())
+        .execute(&mut *db)
+        .await?;
         let moved = sqlx::query(
             "UPDATE accounts SET balance_minor_units = balance_minor_units + ?4
              WHERE owner = ?1 AND user_id = ?2 AND currency_code = ?3
