@@ -22,7 +22,7 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 use tracing::{Instrument, Span};
 
-use crate::{error, request::Caller, telemetry};
+use crate::{error, request::Caller, server::Drain, telemetry};
 
 /// Who may call what.
 #[derive(Debug)]
@@ -38,18 +38,18 @@ pub(crate) struct Call {
     routes: Routes,
     rules: Arc<Rules>,
     peer: Option<SpiffeId>,
-    cut: CancellationToken,
+    drain: Drain,
 }
 
 impl Call {
-    /// `cut` ends calls that are still under way with UNAVAILABLE.
+    /// `drain` ends calls that are still under way with UNAVAILABLE.
     pub(crate) fn new(
         routes: Routes,
         rules: Arc<Rules>,
         peer: Option<SpiffeId>,
-        cut: CancellationToken,
+        drain: Drain,
     ) -> Self {
-        Self { routes, rules, peer, cut }
+        Self { routes, rules, peer, drain }
     }
 
     pub(crate) async fn serve(
@@ -76,7 +76,8 @@ impl Call {
         let deadline = timeout.or(default).map(Deadline::after);
 
         request.extensions_mut().insert(caller);
-        let end = End { deadline, cut: self.cut };
+        let Drain { goaway, cut } = self.drain;
+        let end = End { deadline, cut: if is_watch(request.uri().path()) { goaway } else { cut } };
         let mut early = std::pin::pin!(end.clone().reached());
         let response = tokio::select! {
             // The handler first: an answer that is there is never thrown away.
@@ -127,6 +128,12 @@ impl Rules {
         }
         Ok((Caller(peer.clone()), Some(policy.default_deadline)))
     }
+}
+
+/// A Watch never ends by itself and is made to be resumed, here or elsewhere:
+/// `grpc.health.v1.Health/Watch` and those of the suite.
+fn is_watch(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|method| method.starts_with("Watch"))
 }
 
 fn record(span: &Span, code: Code) {

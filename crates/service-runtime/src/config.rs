@@ -253,23 +253,40 @@ impl SpanExport {
             "otlp, none, or nothing (otlp if an endpoint is set)",
             "auto",
         );
-        let endpoint = variables.optional::<String>(
+        let endpoint = variables.optional::<Endpoint>(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "the URL of an OTLP receiver over gRPC, for example http://localhost:4317",
             "",
         );
-        let traces_endpoint = variables.optional::<String>(
+        let traces_endpoint = variables.optional::<Endpoint>(
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "the same for spans alone",
+            "the URL of an OTLP receiver of spans alone, for example http://localhost:4317",
             "",
         );
-        let has_endpoint = !endpoint?.is_empty() || !traces_endpoint?.is_empty();
+        let has_endpoint = endpoint?.is_set || traces_endpoint?.is_set;
         Ok(!disabled?.eq_ignore_ascii_case("true")
             && match exporter? {
                 Exporter::Auto => has_endpoint,
                 Exporter::Otlp => true,
                 Exporter::None => false,
             })
+    }
+}
+
+/// Where an OTLP receiver is, which the SDK reads for itself.
+struct Endpoint {
+    is_set: bool,
+}
+
+impl FromStr for Endpoint {
+    type Err = Reported;
+
+    fn from_str(text: &str) -> Result<Self, Reported> {
+        match text.parse::<http::Uri>() {
+            _ if text.is_empty() => Ok(Self { is_set: false }),
+            Ok(uri) if uri.scheme_str() == Some("http") => Ok(Self { is_set: true }),
+            _ => Err(Reported),
+        }
     }
 }
 

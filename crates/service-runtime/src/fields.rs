@@ -93,6 +93,9 @@ impl Fields {
                 self.refuse(field, format!("has {count} characters; send {least} to {most}"))
             );
         }
+        if *characters.start() > 0 && text.trim().is_empty() {
+            return Err(self.refuse(field, "is blank; send something to read"));
+        }
         if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
             return Err(self.refuse(field, "holds control characters; leave them out"));
         }
@@ -152,7 +155,7 @@ impl Fields {
         match u32::try_from(value) {
             Ok(0) => Ok(default),
             Ok(size) => Ok(size.min(1000)),
-            Err(_) => Err(self.refuse("page_size", "is negative; send 0 to 1000")),
+            Err(_) => Err(self.refuse("page_size", "is negative; send zero or more")),
         }
     }
 }

@@ -149,9 +149,11 @@ impl Server {
         let (mut reporter, health) = tonic_health::server::health_reporter();
         if self.config.reflection_enabled {
             let reflection = || {
-                tonic_reflection::server::Builder::configure()
+                let builder = tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .with_service_name("grpc.health.v1.Health");
+                names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
             };
             routes = routes
                 .add_service(reflection().build_v1()?)
@@ -180,12 +182,15 @@ impl Server {
             let (routes, rules) = (routes.clone(), Arc::clone(&rules));
             async move {
                 let handshake = time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
-                let stream = match handshake.await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
-                    Err(_) => return tracing::debug!("handshake took too long"),
+                let stream = tokio::select! {
+                    shaken = handshake => match shaken {
+                        Ok(Ok(stream)) => stream,
+                        Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
+                        Err(_) => return tracing::debug!("handshake took too long"),
+                    },
+                    () = drain.goaway.cancelled() => return,
                 };
-                let call = Call::new(routes, rules, peer(&stream), drain.cut.clone());
+                let call = Call::new(routes, rules, peer(&stream), drain.clone());
                 serve_connection(stream, drain, move |request| call.clone().serve(request)).await;
             }
         });
@@ -274,13 +279,13 @@ async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener
     TcpListener::bind(address).await.map_err(|cause| StartError::Bind { variable, address, cause })
 }
 
-/// How a connection learns that the server drains.
+/// How connections and calls learn that the server drains.
 #[derive(Clone, Default)]
-struct Drain {
-    /// Begin no new call.
-    goaway: CancellationToken,
+pub(crate) struct Drain {
+    /// Begin no new call, and end those that have no end of their own.
+    pub(crate) goaway: CancellationToken,
     /// End every call.
-    cut: CancellationToken,
+    pub(crate) cut: CancellationToken,
 }
 
 async fn set_status(reporter: &mut HealthReporter, names: &[&str], status: ServingStatus) {

@@ -2,7 +2,7 @@
 //! standard `OTEL_*` variables ask for them, and W3C trace context from hop to
 //! hop.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::IsTerminal};
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -57,7 +57,9 @@ pub(crate) fn install(service: &'static str, config: &Config) -> Result<Telemetr
     let log_filter = EnvFilter::try_new(&config.log_filter)?;
     // The exporter's own calls must not make spans, or it would never rest.
     let span_filter = EnvFilter::try_new("info,h2=off,hyper=off,tonic=off,opentelemetry=off")?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let lines = match config.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         LogFormat::Text => lines.boxed(),
