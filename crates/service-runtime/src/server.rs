@@ -163,12 +163,6 @@ impl Server {
         let tls = TlsAcceptor::from(self.identity.server_config()?);
         let grpc = bind("GRPC_LISTEN_ADDRESS", self.config.grpc_listen_address).await?;
         let probes = bind("HEALTH_LISTEN_ADDRESS", self.config.health_listen_address).await?;
-        tracing::info!(
-            grpc = ?grpc.local_addr(),
-            health = ?probes.local_addr(),
-            identity = %self.identity.spiffe_id(),
-            "listening"
-        );
         let rules = Arc::new(Rules {
             policies: Policies::load()?,
             trust_domain: self.config.trust_domain,
@@ -276,7 +270,11 @@ impl Services {
 }
 
 async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|cause| StartError::Bind { variable, address, cause })
+    let failed = |cause| StartError::Bind { variable, address, cause };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "listening, as {variable} says");
+    Ok(listener)
 }
 
 /// How connections and calls learn that the server drains.
