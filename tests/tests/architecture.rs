@@ -1,6 +1,8 @@
 //! The invariants of the code that `docs/architecture.md` states, where a look at
 //! the text can tell.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -22,7 +22,7 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 use tracing::{Instrument, Span};
 
-use crate::{error, request::Caller, server::Drain, telemetry};
+use crate::{connection::Drain, error, request::Caller, telemetry};
 
 /// Who may call what.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 
 mod call;
 mod config;
+mod connection;
 mod error;
 mod fields;
 mod money;

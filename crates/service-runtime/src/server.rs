@@ -1,4 +1,4 @@
-//! Accepts connections, serves RPCs on them, and drains.
+//! A service from its start to the end of its drain.
 //!
 //! tonic's own server never ends while one silent connection is left; here the
 //! drain has a hard deadline.
@@ -7,15 +7,8 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, t
 
 use client::{Identity, SpiffeId};
 use http::Request;
-use http_body::Body as HttpBody;
-use hyper::{body::Incoming, server::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use proto::Policies;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    time,
-};
+use tokio::{net::TcpListener, time};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, server::NamedService, service::Routes};
@@ -24,19 +17,13 @@ use tower::Service;
 
 use crate::{
     Clock, Config, Identifiers,
-    call::{Call, Rules},
+    call::Rules,
+    connection::{Drain, accept, serve_caller, serve_probe},
     sqlite,
 };
 
-/// How long a peer may take over its TLS handshake, and a probe over its first
-/// question.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers may take to leave once the drain deadline has cut their calls.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long to wait before accepting again when accepting fails, which it does when
-/// the process runs out of descriptors.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -148,16 +135,7 @@ impl Server {
         let Services { mut routes, names } = services;
         let (mut reporter, health) = tonic_health::server::health_reporter();
         if self.config.reflection_enabled {
-            let reflection = || {
-                let builder = tonic_reflection::server::Builder::configure()
-                    .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
-                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                    .with_service_name("grpc.health.v1.Health");
-                names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
-            };
-            routes = routes
-                .add_service(reflection().build_v1()?)
-                .add_service(reflection().build_v1alpha()?);
+            routes = reflect(routes, &names)?;
         }
         let routes = routes.add_service(health.clone()).prepare();
         let tls = TlsAcceptor::from(self.identity.server_config()?);
@@ -172,48 +150,13 @@ impl Server {
         let drain = Drain::default();
         let connections = TaskTracker::new();
         let accepting = accept(grpc, &connections, |stream| {
-            let (tls, drain) = (tls.clone(), drain.clone());
             let (routes, rules) = (routes.clone(), Arc::clone(&rules));
-            async move {
-                let handshake = time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
-                let stream = tokio::select! {
-                    shaken = handshake => match shaken {
-                        Ok(Ok(stream)) => stream,
-                        Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
-                        Err(_) => return tracing::debug!("handshake took too long"),
-                    },
-                    () = drain.goaway.cancelled() => return,
-                };
-                let call = Call::new(routes, rules, peer(&stream), drain.clone());
-                serve_connection(stream, drain, move |request| call.clone().serve(request)).await;
-            }
+            serve_caller(stream, tls.clone(), routes, rules, drain.clone())
         });
-        let probe_connections = TaskTracker::new();
         // Probes are answered for as long as the process lives.
-        let probe_drain = Drain::default();
+        let probe_connections = TaskTracker::new();
         let probing = accept(probes, &probe_connections, |stream| {
-            let (routes, drain) = (Routes::new(health.clone()), probe_drain.clone());
-            let probed = CancellationToken::new();
-            let answer = {
-                let probed = probed.clone();
-                move |request| {
-                    probed.cancel();
-                    routes.clone().call(request)
-                }
-            };
-            async move {
-                // Anybody can connect to this port, but a probe has something to ask.
-                let silent = async {
-                    time::sleep(HANDSHAKE_TIMEOUT).await;
-                    if probed.is_cancelled() {
-                        std::future::pending::<()>().await;
-                    }
-                };
-                tokio::select! {
-                    () = serve_connection(stream, drain, answer) => {}
-                    () = silent => tracing::debug!("a connection asked nothing"),
-                }
-            }
+            serve_probe(stream, Routes::new(health.clone()))
         });
 
         set_status(&mut reporter, &names, ServingStatus::Serving).await;
@@ -269,6 +212,17 @@ impl Services {
     }
 }
 
+fn reflect(routes: Routes, names: &[&str]) -> Result<Routes, StartError> {
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health");
+        names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
+    };
+    Ok(routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?))
+}
+
 async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let failed = |cause| StartError::Bind { variable, address, cause };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -277,79 +231,9 @@ async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener
     Ok(listener)
 }
 
-/// How connections and calls learn that the server drains.
-#[derive(Clone, Default)]
-pub(crate) struct Drain {
-    /// Begin no new call, and end those that have no end of their own.
-    pub(crate) goaway: CancellationToken,
-    /// End every call.
-    pub(crate) cut: CancellationToken,
-}
-
 async fn set_status(reporter: &mut HealthReporter, names: &[&str], status: ServingStatus) {
     // The empty name is the server as a whole.
     for name in names.iter().chain(&[""]) {
         reporter.set_service_status(*name, status).await;
-    }
-}
-
-async fn accept<F>(
-    listener: TcpListener,
-    connections: &TaskTracker,
-    mut serve: impl FnMut(TcpStream) -> F,
-) -> Infallible
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Answers are small; Nagle's algorithm would hold them back.
-                let _ = stream.set_nodelay(true);
-                connections.spawn(serve(stream));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
-                time::sleep(ACCEPT_BACK_OFF).await;
-            }
-        }
-    }
-}
-
-/// The SPIFFE ID that the handshake proved.
-fn peer(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> Option<SpiffeId> {
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    SpiffeId::from_certificate(certificate)
-        .inspect_err(|error| tracing::debug!(%error, "the peer has no SPIFFE ID"))
-        .ok()
-}
-
-async fn serve_connection<I, H, F, B>(stream: I, drain: Drain, handle: H)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    H: FnMut(Request<Incoming>) -> F + Clone,
-    F: Future<Output = Result<http::Response<B>, Infallible>> + Send + 'static,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let service = hyper::service::service_fn(move |request| handle.clone()(request));
-    let mut connection = std::pin::pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(1024)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = drain.goaway.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection broke");
     }
 }
