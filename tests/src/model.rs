@@ -3,7 +3,7 @@
 //! network and the client, each as unhelpful as it can be: a message that was sent
 //! may arrive at any later time, any number of times or never; an answer may be
 //! lost or come late; a worker may crash between any two steps; every database has
-//! its own clock. A state of the model is one moment of all that.
+//! its own clock, and a handler may be held up once it has read it. A state of the model is one moment of all that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,17 +26,23 @@ use uuid::Uuid;
 const PRODUCT: Uuid = Uuid::from_u128(1);
 const USER: Uuid = Uuid::from_u128(2);
 const QUANTITY: u32 = 2;
-const UNIT_PRICE: i64 = 5;
 
-/// What every purchase of the model costs, in minor units.
-pub const TOTAL: i64 = 10;
+/// The price of a piece in minor units, until it rises.
+const LOW_PRICE: i64 = 5;
+const HIGH_PRICE: i64 = 7;
 
 const IN_TIME: Timestamp = Timestamp::from_micros(0);
 const NOT_AFTER: Timestamp = Timestamp::from_micros(1);
 const LATE: Timestamp = Timestamp::from_micros(2);
+/// Later than either service keeps a record for.
+const FORGETTABLE: Timestamp = {
+    let retention = stock::RETENTION.saturating_add(payment::RETENTION);
+    Timestamp::from_micros(LATE.as_micros() + retention.as_secs().cast_signed() * 1_000_000)
+};
 
 /// How much of the world to explore.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for one thing that may happen")]
 pub struct Bounds {
     /// How many purchases compete for the goods and the credit.
     pub purchases: usize,
@@ -54,6 +60,8 @@ pub struct Bounds {
     pub refund: bool,
     /// Whether `not_after` may pass, on each database's own clock.
     pub late: bool,
+    /// Whether the price of the goods may rise, once.
+    pub reprice: bool,
 }
 
 impl Default for Bounds {
@@ -68,6 +76,7 @@ impl Default for Bounds {
             cancel: false,
             refund: false,
             late: false,
+            reprice: false,
         }
     }
 }
@@ -76,10 +85,11 @@ impl Default for Bounds {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     level: Level,
+    unit_price: i64,
     balances: BTreeMap<Account, i64>,
     purchases: Vec<Purchase>,
     workers: Vec<Worker>,
-    late: BTreeSet<Database>,
+    clocks: BTreeMap<Database, Timestamp>,
 }
 
 /// The databases, each of which has a clock.
@@ -102,8 +112,8 @@ struct Purchase {
     attempts: u32,
     reservation: Option<stock::Reservation>,
     payment: Option<Payment>,
+    charged: Vec<i64>,
     captured: i64,
-    charges: u32,
     sent: BTreeSet<Request>,
     told: BTreeSet<purchase::State>,
     asked: BTreeSet<Transition>,
@@ -158,11 +168,12 @@ pub enum Action {
     GiveUp(usize),
     /// A worker crashes.
     Crash(usize),
-    /// A service handles a call, and a worker's answer is on its way.
-    Serve(usize, Request),
+    /// A service handles a call, at the time that it read from its clock, and a
+    /// worker's answer is on its way.
+    Serve(usize, Request, Timestamp),
     /// A service handles a call for a purchase, and nobody hears the answer: it
     /// came late, was doubled, or the answer is lost.
-    Stray(usize, Request),
+    Stray(usize, Request, Timestamp),
     /// The client asks for a purchase to be cancelled.
     Cancel(usize),
     /// The client asks for a purchase to be refunded.
@@ -171,8 +182,10 @@ pub enum Action {
     Record(usize, Transition),
     /// The client reads a settled purchase.
     Read(usize),
-    /// `not_after` passes on a clock.
+    /// `not_after` passes on a clock, then the time that records outlive it.
     Pass(Database),
+    /// The price of the goods rises.
+    Reprice,
     /// Goods of a purchase that were held too long go back.
     Expire(usize),
     /// The reservation of a purchase is forgotten.
@@ -185,22 +198,36 @@ impl World {
     fn new(bounds: &Bounds) -> Self {
         let mut world = Self {
             level: Level::new(i64::from(bounds.goods_for * QUANTITY)),
+            unit_price: LOW_PRICE,
             balances: BTreeMap::new(),
             purchases: vec![Purchase::new(bounds); bounds.purchases],
             workers: (0..bounds.purchases)
                 .flat_map(|purchase| vec![Worker::idle(purchase); bounds.workers])
                 .collect(),
-            late: BTreeSet::new(),
+            clocks: BTreeMap::new(),
         };
-        let credit = money(TOTAL * i64::from(bounds.credit_for));
-        if let Ok(transfer) = ledger::deposit(USER, credit, 0) {
+        // Enough at either price, and never for one purchase more.
+        let credit = total(HIGH_PRICE) * i64::from(bounds.credit_for);
+        if let Ok(transfer) = ledger::deposit(USER, money(credit), 0) {
             world.post(&transfer);
         }
         world
     }
 
     fn now(&self, database: Database) -> Timestamp {
-        if self.late.contains(&database) { LATE } else { IN_TIME }
+        self.clocks.get(&database).copied().unwrap_or(IN_TIME)
+    }
+
+    /// The times that the handler of a call may go by: it reads its clock first, and
+    /// may then be held up, though less long than records outlive their `not_after`.
+    fn readings(&self, request: Request) -> Vec<Timestamp> {
+        let now = self.now(request.database());
+        match request {
+            Request::Reserve | Request::Charge(_) | Request::Confirm if now == LATE => {
+                vec![IN_TIME, LATE]
+            }
+            _ => vec![now],
+        }
     }
 
     fn balance(&self, account: Account) -> i64 {
@@ -243,7 +270,7 @@ impl World {
         let purchase = &mut self.purchases[self.workers[worker].purchase];
         let event = match *command {
             Command::RecordTotal { total, .. } => {
-                let won = purchase.state == purchase::State::Pending;
+                let won = purchase.state == purchase::State::Pending && purchase.total.is_none();
                 if won {
                     purchase.total = Some(total);
                 }
@@ -269,7 +296,7 @@ impl World {
     }
 
     /// Lets a service handle a call.
-    fn serve(&mut self, purchase: usize, request: Request) -> Event {
+    fn serve(&mut self, purchase: usize, request: Request, now: Timestamp) -> Event {
         let purchase_id = id(purchase);
         let Purchase { reservation, payment, .. } = &self.purchases[purchase];
         let reservation = reservation.as_ref();
@@ -284,11 +311,10 @@ impl World {
                 };
                 let offers = |id| {
                     (id == PRODUCT).then_some(Offer {
-                        price: money(UNIT_PRICE),
+                        price: money(self.unit_price),
                         available: self.level.available,
                     })
                 };
-                let now = self.now(Database::Stock);
                 match stock::reserve(reservation, &request, offers, now) {
                     Ok(decision) => {
                         let items = &decision.reservation().items;
@@ -299,7 +325,7 @@ impl World {
                     Err(refusal) => no_goods(refusal),
                 }
             }
-            Request::Confirm => match stock::confirm(reservation, self.now(Database::Stock)) {
+            Request::Confirm => match stock::confirm(reservation, now) {
                 Ok(decision) => self.move_goods(purchase, decision),
                 Err(refusal) => no_goods(refusal),
             },
@@ -314,14 +340,12 @@ impl World {
                     not_after: NOT_AFTER,
                 };
                 let balance = self.balance(Account::User(USER));
-                let now = self.now(Database::Accounts);
                 match payment::charge(payment, &request, Some(balance), now) {
                     Ok(decision) => self.move_money(purchase, decision),
                     Err(refusal) => no_money(refusal),
                 }
             }
             Request::Refund => {
-                let now = self.now(Database::Accounts);
                 let decision = payment::refund(payment, purchase_id, NOT_AFTER, now);
                 self.move_money(purchase, decision)
             }
@@ -341,11 +365,12 @@ impl World {
     fn move_money(&mut self, purchase: usize, decision: payment::Decision) -> Event {
         if let payment::Decision::Write { payment, transfer } = decision {
             let purchase = &mut self.purchases[purchase];
-            purchase.payment = Some(payment);
+            // Nothing depends on when a payment was first heard of.
+            purchase.payment = Some(Payment { create_time: IN_TIME, ..payment });
             if let Some(transfer) = transfer {
                 let amount = transfer.amount.minor_units;
                 if transfer.to == Account::Sales {
-                    purchase.charges += 1;
+                    purchase.charged.push(amount);
                     purchase.captured += amount;
                 } else {
                     purchase.captured -= amount;
@@ -390,7 +415,8 @@ impl World {
                     }
                     Doing::Writing(command) => world.write(worker, &command),
                     Doing::Waiting(request) => {
-                        let event = world.serve(purchase, request);
+                        let now = world.now(request.database());
+                        let event = world.serve(purchase, request, now);
                         world.step(worker, event);
                     }
                     Doing::Hearing(event) => world.step(worker, event),
@@ -409,8 +435,8 @@ impl Purchase {
             attempts: ATTEMPTS_LIMIT.saturating_sub(bounds.attempts),
             reservation: None,
             payment: None,
+            charged: Vec::new(),
             captured: 0,
-            charges: 0,
             sent: BTreeSet::new(),
             told: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -444,6 +470,13 @@ impl Purchase {
         reservation.flat_map(|held| &held.items).map(|item| i64::from(item.quantity)).sum()
     }
 
+    /// What the goods that were ever held cost at their locked prices.
+    fn price(&self) -> Option<i64> {
+        let items = &self.reservation.as_ref()?.items;
+        let price = |item: &stock::Item| i64::from(item.quantity) * item.unit_price.minor_units;
+        (!items.is_empty()).then(|| items.iter().map(price).sum())
+    }
+
     /// Whether what the client was told of the purchase is still true.
     fn keeps_its_word(&self) -> bool {
         use purchase::State::{Confirmed, Refunded, Refunding};
@@ -451,6 +484,15 @@ impl Purchase {
             Confirmed => matches!(self.state, Confirmed | Refunding | Refunded),
             settled => *settled == self.state,
         })
+    }
+}
+
+impl Request {
+    const fn database(self) -> Database {
+        match self {
+            Self::Reserve | Self::Confirm | Self::Release => Database::Stock,
+            Self::Charge(_) | Self::Refund => Database::Accounts,
+        }
     }
 }
 
@@ -469,6 +511,11 @@ static EURO: LazyLock<Currency> = LazyLock::new(|| "EUR".parse().expect("a curre
 
 fn money(minor_units: i64) -> Money {
     Money { currency: *EURO, minor_units }
+}
+
+/// What a purchase costs at this price.
+fn total(unit_price: i64) -> i64 {
+    i64::from(QUANTITY) * unit_price
 }
 
 fn line(item: &stock::Item) -> Line {
@@ -513,7 +560,8 @@ impl Model for Bounds {
                 Doing::Reading => actions.push(Action::Claim(index)),
                 Doing::Writing(_) => actions.push(Action::Write(index)),
                 Doing::Waiting(request) => {
-                    actions.push(Action::Serve(index, request));
+                    let readings = world.readings(request).into_iter();
+                    actions.extend(readings.map(|now| Action::Serve(index, request, now)));
                     actions.push(Action::GiveUp(index));
                 }
                 Doing::Hearing(_) => actions.push(Action::Hear(index)),
@@ -521,8 +569,10 @@ impl Model for Bounds {
             actions.push(Action::Crash(index));
         }
         for (index, purchase) in world.purchases.iter().enumerate() {
-            let sent = purchase.sent.iter();
-            actions.extend(sent.map(|request| Action::Stray(index, *request)));
+            for &request in &purchase.sent {
+                let readings = world.readings(request).into_iter();
+                actions.extend(readings.map(|now| Action::Stray(index, request, now)));
+            }
             if self.cancel {
                 actions.push(Action::Cancel(index));
             }
@@ -539,6 +589,9 @@ impl Model for Bounds {
                 actions.push(Action::CollectReservation(index));
                 actions.push(Action::CollectPayment(index));
             }
+        }
+        if self.reprice {
+            actions.push(Action::Reprice);
         }
         if self.late {
             actions.extend(
@@ -568,12 +621,12 @@ impl Model for Bounds {
             }
             Action::GiveUp(worker) => world.step(worker, Event::Unknown),
             Action::Crash(worker) => world.forget(worker),
-            Action::Serve(worker, request) => {
-                let event = world.serve(world.workers[worker].purchase, request);
+            Action::Serve(worker, request, now) => {
+                let event = world.serve(world.workers[worker].purchase, request, now);
                 world.workers[worker].doing = Doing::Hearing(event);
             }
-            Action::Stray(purchase, request) => {
-                world.serve(purchase, request);
+            Action::Stray(purchase, request, now) => {
+                world.serve(purchase, request, now);
             }
             Action::Cancel(purchase) => world.ask(purchase, purchase::cancel)?,
             Action::Refund(purchase) => world.ask(purchase, purchase::refund)?,
@@ -586,7 +639,15 @@ impl Model for Bounds {
                 let purchase = &mut world.purchases[purchase];
                 purchase.told.insert(purchase.state).then_some(())?;
             }
-            Action::Pass(database) => world.late.insert(database).then_some(())?,
+            Action::Pass(database) => {
+                let now = match world.now(database) {
+                    IN_TIME => LATE,
+                    LATE if database != Database::Purchases => FORGETTABLE,
+                    _ => return None,
+                };
+                world.clocks.insert(database, now);
+            }
+            Action::Reprice => world.unit_price = HIGH_PRICE,
             Action::Expire(purchase) => {
                 let reservation = world.purchases[purchase].reservation.as_ref()?;
                 let decision = stock::expire(reservation, world.now(Database::Stock))?;
@@ -619,25 +680,30 @@ impl Model for Bounds {
             Property::<Self>::always("the ledger sums to zero and no user owes", |_, world| {
                 world.balances.values().sum::<i64>() == 0 && world.balance(Account::User(USER)) >= 0
             }),
+            Property::<Self>::always("a total is that of the locked prices", |_, world| {
+                world
+                    .purchases
+                    .iter()
+                    .all(|p| p.total.zip(p.price()).is_none_or(|(total, price)| total == price))
+            }),
             Property::<Self>::always(
-                "a purchase is charged its price, at most once",
+                "a purchase is charged its recorded total, once",
                 |_, world| {
-                    world
-                        .purchases
-                        .iter()
-                        .all(|p| p.charges <= 1 && (p.captured == 0 || p.captured == TOTAL))
+                    world.purchases.iter().all(|p| {
+                        p.charged.len() <= 1
+                            && p.charged.iter().all(|amount| p.total == Some(*amount))
+                            && (p.captured == 0 || p.total == Some(p.captured))
+                    })
                 },
             ),
-            Property::<Self>::always("a charge follows its recorded total", |_, world| {
-                world.purchases.iter().all(|p| p.charges == 0 || p.total == Some(TOTAL))
-            }),
             Property::<Self>::always("goods are sold only once they were charged", |_, world| {
-                world.purchases.iter().all(|p| p.charges > 0 || !p.holds(stock::State::Sold))
+                let sold = |p: &&Purchase| p.holds(stock::State::Sold);
+                world.purchases.iter().filter(sold).all(|p| p.charged.len() == 1)
             }),
             Property::<Self>::always("money is kept if and only if confirmed", |_, world| {
-                settled(world).all(|p| {
-                    let confirmed = p.state == purchase::State::Confirmed;
-                    p.captured == if confirmed { TOTAL } else { 0 }
+                settled(world).all(|p| match p.state {
+                    purchase::State::Confirmed => p.total == Some(p.captured),
+                    _ => p.captured == 0,
                 })
             }),
             Property::<Self>::always("goods are gone if and only if confirmed", |_, world| {
@@ -675,8 +741,17 @@ impl Model for Bounds {
                 settled(world).any(|p| {
                     p.reservation.is_none()
                         && p.payment.is_none()
-                        && p.sent.contains(&Request::Charge(TOTAL))
+                        && p.sent.iter().any(|request| matches!(request, Request::Charge(_)))
                 })
+            }));
+        }
+        if self.reprice {
+            properties.push(Property::sometimes("a price is kept though it rose", |_, world| {
+                settled(world).any(|p| p.captured == total(LOW_PRICE))
+                    && world.unit_price == HIGH_PRICE
+            }));
+            properties.push(Property::sometimes("a price that rose is paid", |_, world| {
+                settled(world).any(|p| p.captured == total(HIGH_PRICE))
             }));
         }
         properties

@@ -25,6 +25,12 @@ fn a_purchase_survives_two_workers_late_messages_cancel_and_refund() {
 }
 
 #[test]
+fn two_workers_charge_the_price_that_was_locked() {
+    let bounds = Bounds { workers: 2, cancel: true, refund: true, ..Bounds::default() };
+    explore(Bounds { reprice: true, ..bounds });
+}
+
+#[test]
 fn goods_for_one_are_sold_to_one_of_two() {
     explore(Bounds {
         purchases: 2,

@@ -44,7 +44,10 @@ Examples:
                                             what must hold, of services that run
 
 Exit status:
-  0 well; 1 an invariant does not hold; 64 wrong usage; 69 a service cannot be reached";
+  0 well; 1 an invariant does not hold, or nothing was killed; 64 wrong usage;
+  69 a service is away or cannot be reached
+
+Also user-service, catalog-service and purchase-service: --help of each lists its variables.";
 
 /// A ship chandler's shop of three gRPC services that survives kill -9
 #[derive(Debug, Parser)]
@@ -60,11 +63,11 @@ enum Command {
     Demo(demo::Args),
     Certs(certs::Args),
     Check(CheckArgs),
-    #[command(hide = true)]
+    #[command(hide = true, disable_help_flag = true)]
     UserService(service::Args),
-    #[command(hide = true)]
+    #[command(hide = true, disable_help_flag = true)]
     CatalogService(service::Args),
-    #[command(hide = true)]
+    #[command(hide = true, disable_help_flag = true)]
     PurchaseService(service::Args),
 }
 
@@ -129,14 +132,15 @@ async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
     let host = Host { program, environment: inherited(), clock };
     let Err(failure) = Box::pin(demo::run(args, host)).await else { return ExitCode::SUCCESS };
     let status = match &failure {
-        demo::Failure::Broken(_)
-        | demo::Failure::NotQuiet { .. }
-        | demo::Failure::NothingKilled
-        | demo::Failure::Unanswered { .. } => BROKEN,
+        demo::Failure::Broken(_) | demo::Failure::NothingKilled => BROKEN,
+        demo::Failure::Away { .. } => UNAVAILABLE,
         demo::Failure::Folder(_) | demo::Failure::System(_) => OS,
         demo::Failure::Suite(_)
+        | demo::Failure::KeepsEnding { .. }
         | demo::Failure::Products(_)
         | demo::Failure::Call(..)
+        | demo::Failure::Unanswered { .. }
+        | demo::Failure::NotQuiet { .. }
         | demo::Failure::Check(_) => SOFTWARE,
         demo::Failure::Interrupted(signal) => {
             SIGNALLED.saturating_add(u8::try_from(signal.as_raw_value()).unwrap_or_default())
@@ -214,11 +218,13 @@ mod tests {
     #[test]
     fn services_are_hidden_and_named_as_their_workloads() {
         for service in Service::ALL {
-            let cli =
-                Cli::try_parse_from(["chandlery", service.name(), service::UNTIL_STDIN_CLOSES]);
-            assert!(cli.is_ok(), "{service}");
+            for option in [service::UNTIL_STDIN_CLOSES, "--help", "-h"] {
+                let cli = Cli::try_parse_from(["chandlery", service.name(), option]);
+                assert!(cli.is_ok(), "{service} {option}");
+            }
             let help = Cli::command().render_long_help().to_string();
             assert!(!help.contains(&format!("\n  {service} ")), "{service}");
+            assert!(help.contains(service.name()), "{service}");
         }
     }
 }

@@ -4,14 +4,14 @@
 mod goods;
 mod kill;
 mod people;
+mod supervisor;
 mod trade;
 mod watch;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 use clap::value_parser;
 use console::style;
-use indicatif::HumanCount;
 use rand::{
     RngExt, SeedableRng,
     rngs::{StdRng, SysError, SysRng},
@@ -20,22 +20,31 @@ use service_runtime::Clock;
 use tempfile::TempDir;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::Instant,
+    time::{Instant, timeout},
 };
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::{
     check::{self, Evidence, check},
+    load::repeat,
     service::Service,
-    suite::{self, Suite},
-    terminal::{Terminal, seconds},
+    suite,
+    terminal::{Terminal, counted, seconds},
 };
-use people::People;
+use people::{FOLLOWED, People};
+use supervisor::{LOSS_LIMIT, LOSS_WINDOW, Supervisor};
 use trade::{Trade, Traded};
 
 const PURCHASES: u32 = 400;
 const KILLS: u32 = 8;
 const CONCURRENCY: u32 = 32;
+
+/// How long any call of the story is repeated. A service that somebody stops or kills
+/// is back by then, or away for good.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long one attempt may take, a stream included.
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the last purchases may take to settle, and then some.
 const QUIET_PATIENCE: Duration = Duration::from_mins(1);
@@ -45,7 +54,8 @@ const QUIET_PATIENCE: Duration = Duration::from_mins(1);
 /// Starts the three services on loopback, over mutual TLS and with a database file
 /// each; fills the shelves; and buys while purchase-service is killed with SIGKILL
 /// and restarted at random moments. Then checks that every purchase happened
-/// exactly once or not at all. Needs nothing, and leaves nothing behind.
+/// exactly once or not at all. Needs nothing, and leaves nothing behind. Kill any of
+/// the processes yourself meanwhile: what you end is started again.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// How many purchases to make
@@ -95,17 +105,41 @@ pub enum Failure {
     /// A process did not do as it was told.
     #[error(transparent)]
     Suite(#[from] suite::Error),
+    /// A service ends again and again.
+    #[error(
+        "{service} has ended {LOSS_LIMIT} times within {LOSS_WINDOW:?}, the last time with \
+         {status}; its log ends so:\n{log}"
+    )]
+    KeepsEnding {
+        /// The service.
+        service: Service,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// Services run and do not serve, which explains the failure.
+    #[error("no answer from {}, though running; {failure}", names(.services))]
+    Away {
+        /// The services.
+        services: Vec<Service>,
+        /// What their absence led to.
+        failure: Box<Failure>,
+    },
     /// The list of products cannot be used.
     #[error("crates/chandlery/data/products.csv cannot be imported: {0}")]
     Products(String),
-    /// A call that prepares the story failed.
-    #[error("{0} failed: {1}")]
+    /// A call of the story failed.
+    #[error("{0} failed with {code:?}: {message}", code = .1.code(), message = .1.message())]
     Call(&'static str, Status),
     /// The books cannot be read.
     #[error(transparent)]
     Check(#[from] check::Error),
     /// Purchases were not answered.
-    #[error("{count} purchases were not answered, the first of them {request_id}: {status}")]
+    #[error(
+        "{} not answered, the first of them of request {request_id}: {:?}, {}",
+        counted(*.count, "purchase"), .status.code(), .status.message()
+    )]
     Unanswered {
         /// How many.
         count: usize,
@@ -115,7 +149,7 @@ pub enum Failure {
         status: Status,
     },
     /// Purchases have not settled.
-    #[error("{count} purchases are still under way after {QUIET_PATIENCE:?}")]
+    #[error("{} still under way after {QUIET_PATIENCE:?}", counted(*.count, "purchase"))]
     NotQuiet {
         /// How many.
         count: usize,
@@ -144,7 +178,7 @@ pub async fn run(args: &Args, host: Host) -> Result<(), Failure> {
     match &outcome {
         Ok(()) | Err(Failure::Interrupted(_)) => folder.close().map_err(Failure::Folder)?,
         Err(failure) => {
-            if !matches!(failure, Failure::Suite(_)) {
+            if !matches!(failure, Failure::Suite(_) | Failure::KeepsEnding { .. }) {
                 for service in Service::ALL {
                     eprintln!("The end of {service}.log:");
                     eprint!("{}", suite::log_tail(folder.path(), service));
@@ -164,13 +198,13 @@ async fn tell(args: &Args, host: Host, folder: &TempDir) -> Result<(), Failure> 
         // Short enough to be typed again.
         None => StdRng::try_from_rng(&mut SysRng).map_err(system)?.random::<u32>().into(),
     };
-    let mut random = StdRng::seed_from_u64(seed);
+    let random = StdRng::seed_from_u64(seed);
     let terminal = Terminal::new();
     terminal.line(format_args!(
-        "{}: {} purchases through three services while one is killed {} times (seed {seed})",
+        "{}: {} through three services while one is killed {} (seed {seed})",
         style("Chandlery").bold(),
-        HumanCount(args.purchases.into()),
-        args.kills
+        counted(args.purchases, "purchase"),
+        counted(args.kills, "time")
     ));
 
     terminal.step("Three services, each a process with its own database and certificate");
@@ -181,65 +215,113 @@ async fn tell(args: &Args, host: Host, folder: &TempDir) -> Result<(), Failure> 
         clock: host.clock,
         random: ports,
     };
-    let mut suite = start(options, &terminal).await?;
-    let clients = suite.clients()?;
+    let supervisor = start(options, &terminal).await?;
+    let told = tokio::select! {
+        told = Box::pin(trade(args, &supervisor, random, &terminal)) => told,
+        lost = supervisor.run() => lost.map(|never| match never {}),
+    };
+    let Err(failure) = told else { return Ok(()) };
+    let away = match &failure {
+        Failure::Call(..)
+        | Failure::Unanswered { .. }
+        | Failure::Check(_)
+        | Failure::NotQuiet { .. } => supervisor.away().await,
+        _ => Vec::new(),
+    };
+    if away.is_empty() {
+        return Err(failure);
+    }
+    Err(Failure::Away { services: away, failure: Box::new(failure) })
+}
+
+/// Everything that happens while the services run, to their end.
+async fn trade(
+    args: &Args,
+    supervisor: &Supervisor<'_>,
+    mut random: StdRng,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let clients = supervisor.attend().await?.suite.clients()?;
 
     terminal.step("Goods on the shelves");
-    let products = goods::import(&clients, &terminal).await?;
+    let products = goods::import(&clients, &mut random, terminal).await?;
 
     terminal.step("People with store credit");
     let currencies = goods::currencies(&products);
     let people =
-        People::register(&clients, &currencies, args.purchases, &mut random, &terminal).await?;
+        People::register(&clients, &currencies, args.purchases, &mut random, terminal).await?;
 
     terminal.step("Purchases, while purchase-service is killed and restarted");
     let trade = Trade::plan(args, &people, &products, &mut random)?;
-    let Traded { outcome, kills } = Box::pin(trade.run(&clients, &mut suite, &terminal)).await?;
+    let Traded { outcome, kills } = Box::pin(trade.run(&clients, supervisor, terminal)).await?;
 
     terminal.step("What must hold, once nothing is under way");
-    let evidence = Evidence::collect_when_quiet(&clients, QUIET_PATIENCE).await?;
+    let evidence = Evidence::collect_despite_absences(&clients, QUIET_PATIENCE, PATIENCE).await?;
     let evidence = evidence.with_sent(outcome.sent.clone());
     let report = check(&evidence);
     terminal.line(report.to_string().trim_end());
-
-    let begin = Instant::now();
-    suite.stop().await?;
-    terminal.line(format_args!("  All services drained and ended in {}", seconds(begin.elapsed())));
-
-    if let Some((request_id, status)) = outcome.unanswered.first() {
-        let (count, request_id) = (outcome.unanswered.len(), request_id.clone());
-        return Err(Failure::Unanswered { count, request_id, status: status.clone() });
-    }
     match (report.broken().count(), evidence.unsettled().count()) {
         (0, 0) if kills.hits > 0 => {}
         (0, 0) => return Err(Failure::NothingKilled),
         (0, count) => return Err(Failure::NotQuiet { count }),
         (count, _) => return Err(Failure::Broken(count)),
     }
+
+    let begin = Instant::now();
+    let losses = supervisor.stop().await?;
+    terminal.line(format_args!("  All services drained and ended in {}", seconds(begin.elapsed())));
+    let by_others = match losses {
+        0 => String::new(),
+        count => format!(" and {count} by somebody else"),
+    };
     terminal.line("");
     terminal.line(format_args!(
-        "{} {} purchases, {:.0} a second, and every one exactly once or not at all: \
-         {} kills with {} calls in flight, {} repeats",
+        "{} {} and {FOLLOWED}'s, {:.0} a second, and every one exactly once or not at all: \
+         {} with {} in flight{by_others}, {}",
         style("✓").green().bold(),
-        HumanCount(evidence.purchases.purchases.len() as u64),
+        counted(outcome.answered(), "purchase"),
         outcome.rate(),
-        kills.count,
-        kills.calls,
-        HumanCount(outcome.repeats)
+        counted(kills.count, "kill"),
+        counted(kills.calls, "call"),
+        counted(outcome.repeats, "repeat")
     ));
     Ok(())
 }
 
-async fn start(options: suite::Options, terminal: &Terminal) -> Result<Suite, Failure> {
+async fn start(options: suite::Options, terminal: &Terminal) -> Result<Supervisor<'_>, Failure> {
     let begin = Instant::now();
-    let suite = Suite::start(options).await?;
+    let supervisor = Supervisor::start(options, terminal).await?;
+    let supervised = supervisor.attend().await?;
     for service in Service::ALL {
-        let process_id = suite.process_id(service).unwrap_or_default();
-        let address = suite.address(service);
+        let process_id = supervised.suite.process_id(service).unwrap_or_default();
+        let address = supervised.suite.address(service);
         terminal.line(format_args!("  {service:16}  {address}  process {process_id}"));
     }
     terminal.line(format_args!("  serving over mutual TLS after {}", seconds(begin.elapsed())));
-    Ok(suite)
+    drop(supervised);
+    Ok(supervisor)
+}
+
+/// Makes a call of the story, again and again while its service is away.
+async fn call<T, F>(
+    name: &'static str,
+    random: &mut StdRng,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let attempt = || {
+        let answer = timeout(ATTEMPT_PATIENCE, attempt());
+        let late = |_| Status::deadline_exceeded(format!("no answer within {ATTEMPT_PATIENCE:?}"));
+        async move { answer.await.map_err(late).flatten() }
+    };
+    let answer = repeat(PATIENCE, StdRng::from_rng(random), || {}, attempt).await;
+    answer.map_err(|status| Failure::Call(name, status))
+}
+
+fn names(services: &[Service]) -> String {
+    services.iter().map(|service| service.name()).collect::<Vec<_>>().join(" and ")
 }
 
 /// Resolves when the process is told to end.
@@ -255,5 +337,6 @@ async fn interrupted() -> Failure {
         failure = wait(SignalKind::interrupt()) => failure,
         failure = wait(SignalKind::terminate()) => failure,
         failure = wait(SignalKind::hangup()) => failure,
+        failure = wait(SignalKind::quit()) => failure,
     }
 }

@@ -1,7 +1,7 @@
 //! Buys, many purchases at once, each repeated under its `request_id` until it is
 //! answered; and remembers what was sent and answered for the checker.
 
-use std::{collections::BTreeMap, error::Error as _, time::Duration};
+use std::{collections::BTreeMap, error::Error as _, future::ready, time::Duration};
 
 use futures::{StreamExt, stream};
 use proto::{
@@ -173,6 +173,8 @@ fn currency_code(product: &Product) -> &str {
 }
 
 /// Sends all requests and repeats each until it is answered, refused, or given up.
+/// Begins no more after one that is not answered, since what stands in its way
+/// stands in that of the others.
 ///
 /// The future holds all of the load: dropped, it sends no more.
 pub async fn run(
@@ -187,7 +189,8 @@ pub async fn run(
         outcome.sent.request(&request.request_id);
     }
     let mut seeds = StdRng::seed_from_u64(options.seed);
-    let buying = stream::iter(requests).map(|request| {
+    let is_answered = |_: &_| ready(progress.borrow().unanswered == 0);
+    let buying = stream::iter(requests).take_while(is_answered).map(|request| {
         let random = StdRng::from_rng(&mut seeds);
         async move {
             let begin = Instant::now();

@@ -46,14 +46,18 @@ impl fmt::Display for Service {
     }
 }
 
-/// How the process of a service lives; what it does is configured by its
-/// environment.
+/// Runs one of the services, which is configured by its environment
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Args {
     /// Ends at once when the standard input closes, which it does when the process
     /// that holds its other end is gone, however it went
     #[arg(long)]
     pub until_stdin_closes: bool,
+
+    /// Lists the variables that configure the service
+    // The service looks for it itself, as its own binary does.
+    #[arg(long, short)]
+    pub help: bool,
 }
 
 /// [`Args::until_stdin_closes`], as [`Suite`](crate::suite::Suite) gives it.

@@ -164,6 +164,13 @@ pub struct Suite {
 impl Suite {
     /// Makes certificates, starts the services, and waits until each serves.
     pub async fn start(options: Options) -> Result<Self, Error> {
+        let mut suite = Self::prepare(options)?;
+        suite.launch().await?;
+        Ok(suite)
+    }
+
+    /// Makes certificates, and starts nothing yet.
+    pub fn prepare(options: Options) -> Result<Self, Error> {
         let Options { program, directory, environment, clock, mut random } = options;
         let certificates = directory.join("certs");
         fs::create_dir_all(&certificates)
@@ -177,21 +184,26 @@ impl Suite {
         let operator = Identity::load(&certs::identity_files(&certificates, OPERATOR))?;
 
         let program = Program { path: program, directory, environment, operator };
-        let mut members = Service::ALL.map(|service| {
+        let members = Service::ALL.map(|service| {
             Member::new(
                 service,
                 process::log_file(&program.directory, service),
                 StdRng::from_rng(&mut random),
             )
         });
-        let [user, catalog, purchase] = &mut members;
-        tokio::try_join!(user.start(&program), catalog.start(&program))?;
+        Ok(Self { program, authority, clock, members })
+    }
+
+    /// Starts all services, each on ports that nobody uses, and waits until each
+    /// serves. Those that run are killed first.
+    pub async fn launch(&mut self) -> Result<(), Error> {
+        let Self { program, members: [user, catalog, purchase], .. } = self;
+        tokio::try_join!(user.start(program), catalog.start(program))?;
         purchase.variables = vec![
             ("USER_SERVICE_TARGET", target(user.address())),
             ("CATALOG_SERVICE_TARGET", target(catalog.address())),
         ];
-        purchase.start(&program).await?;
-        Ok(Self { program, authority, clock, members })
+        purchase.start(program).await
     }
 
     /// Kills a service with SIGKILL, and returns when its process is gone.
@@ -240,6 +252,18 @@ impl Suite {
             }
         }
         Ok(())
+    }
+
+    /// How a service has ended that was neither killed nor terminated here, if it has
+    /// since the last look.
+    pub fn ended(&mut self, service: Service) -> Result<Option<ExitStatus>, Error> {
+        self.member(service).try_wait()
+    }
+
+    /// Whether a service says on both of its ports, within a second or two, that it
+    /// serves.
+    pub async fn is_serving(&self, service: Service) -> bool {
+        self.members[service as usize].is_serving(&self.program.operator).await
     }
 
     /// The process of a service, if it runs.

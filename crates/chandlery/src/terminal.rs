@@ -11,11 +11,13 @@ use std::{
 use console::{Style, style};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::r#type::v1::Money;
+use tokio::time::Instant;
 
 /// Writes the story to the standard output, and bars to the standard error.
 #[derive(Debug)]
 pub(crate) struct Terminal {
     steps: Cell<u32>,
+    step_began: Cell<Instant>,
     bar: ProgressBar,
     is_attended: bool,
 }
@@ -23,12 +25,14 @@ pub(crate) struct Terminal {
 impl Terminal {
     pub(crate) fn new() -> Self {
         let is_attended = console::user_attended() && console::user_attended_stderr();
-        Self { steps: Cell::new(0), bar: ProgressBar::hidden(), is_attended }
+        let (steps, step_began) = (Cell::new(0), Cell::new(Instant::now()));
+        Self { steps, step_began, bar: ProgressBar::hidden(), is_attended }
     }
 
     /// Begins the next step.
     pub(crate) fn step(&self, title: &str) {
         self.steps.update(|steps| steps + 1);
+        self.step_began.set(Instant::now());
         self.line("");
         self.line(format_args!("{} {}", style(self.steps.get()).bold(), style(title).bold()));
     }
@@ -41,10 +45,15 @@ impl Terminal {
         });
     }
 
-    /// Writes a line of something that happened so long after the step began.
-    pub(crate) fn event(&self, after: Duration, what: &str, text: impl Display) {
+    /// Writes a line of something that happens now, and how long after the step began.
+    pub(crate) fn event(&self, what: &str, text: impl Display) {
+        let after = self.step_began.get().elapsed();
         let after = style(format!("{:6.2} s", after.as_secs_f64())).dim();
-        let colour = if what == "kill -9" { Style::new().red() } else { Style::new().cyan() };
+        let colour = match what {
+            "kill -9" => Style::new().red(),
+            "outside" => Style::new().yellow(),
+            _ => Style::new().cyan(),
+        };
         self.line(format_args!("  {after}  {}  {text}", colour.apply_to(format!("{what:7}"))));
     }
 
@@ -83,6 +92,12 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
 }
 
+/// So many of something that forms its plural with an s.
+pub(crate) fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{} {noun}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
 /// An amount as people write it.
 pub(crate) fn amount(money: &Money) -> String {
     let Money { currency_code, minor_units } = money;
@@ -107,6 +122,13 @@ mod tests {
         assert_eq!(amount(-5, "EUR"), "-0.05 EUR");
         assert_eq!(amount(1_000_000, "EUR"), "10,000.00 EUR");
         assert_eq!(amount(1250, "JPY"), "1,250 JPY");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(counted(1, "kill"), "1 kill");
+        assert_eq!(counted(0, "kill"), "0 kills");
+        assert_eq!(counted(1_000, "kill"), "1,000 kills");
     }
 
     #[test]

@@ -54,22 +54,53 @@ fn wait_until_silent(addresses: &[SocketAddr]) {
     }
 }
 
-/// A demonstration that will not end by itself soon, and where its services are.
-fn begin_long_demonstration(temporary: &Path) -> (Child, BufReader<ChildStdout>, Vec<SocketAddr>) {
-    let mut demo = chandlery(temporary)
-        .args(["demo", "--purchases", "100000"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut story = BufReader::new(demo.stdout.take().unwrap());
-    let mut addresses = Vec::new();
-    while addresses.len() < Service::ALL.len() {
-        let mut line = String::new();
-        assert_ne!(story.read_line(&mut line).unwrap(), 0, "the demonstration ended early");
-        addresses.extend(line.split_whitespace().find_map(|word| word.parse::<SocketAddr>().ok()));
+/// A demonstration that goes on, and what it says of its services as they start.
+struct Demonstration {
+    process: Child,
+    story: BufReader<ChildStdout>,
+    services: Vec<String>,
+}
+
+impl Demonstration {
+    fn begin(temporary: &Path, purchases: &str) -> Self {
+        let mut process = chandlery(temporary)
+            .args(["demo", "--purchases", purchases])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let story = BufReader::new(process.stdout.take().unwrap());
+        let mut demo = Self { process, story, services: Vec::new() };
+        for service in Service::ALL {
+            let line = demo.read_until(&format!("  {service} "));
+            demo.services.push(line);
+        }
+        demo
     }
-    (demo, story, addresses)
+
+    /// The next line of the story that contains this.
+    fn read_until(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.story.read_line(&mut line).unwrap(), 0, "the story ended early");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Where the services are.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let words = |line: &String| line.split_whitespace().find_map(|word| word.parse().ok());
+        self.services.iter().filter_map(words).collect()
+    }
+
+    /// Sends a signal to the first process of a service.
+    fn signal(&self, service: Service, signal: Signal) {
+        let line = self.services[service as usize].trim_end();
+        let process_id = line.rsplit(' ').next().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(process_id).unwrap(), signal).unwrap();
+    }
 }
 
 #[test]
@@ -89,23 +120,39 @@ fn a_demonstration_holds_and_leaves_nothing_behind() {
 
 #[test]
 fn an_interrupted_demonstration_leaves_nothing_behind() {
-    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::QUIT, 131)] {
         let temporary = TempDir::new().unwrap();
-        let (mut demo, _story, addresses) = begin_long_demonstration(temporary.path());
-        kill_process(Pid::from_child(&demo), signal).unwrap();
-        assert_eq!(demo.wait().unwrap().code(), Some(status));
+        let mut demo = Demonstration::begin(temporary.path(), "100000");
+        kill_process(Pid::from_child(&demo.process), signal).unwrap();
+        assert_eq!(demo.process.wait().unwrap().code(), Some(status));
         assert!(is_empty(temporary.path()));
-        wait_until_silent(&addresses);
+        wait_until_silent(&demo.addresses());
     }
+}
+
+#[test]
+fn services_that_somebody_else_ends_are_started_again_and_the_story_ends_well() {
+    let temporary = TempDir::new().unwrap();
+    let mut demo = Demonstration::begin(temporary.path(), "100");
+    demo.signal(Service::Catalog, Signal::KILL);
+    demo.read_until("catalog-service ended (signal: 9 (SIGKILL)), not by this story");
+    demo.read_until("4 Purchases");
+    demo.signal(Service::User, Signal::TERM);
+    let end = demo.read_until("exactly once or not at all: ");
+    assert!(end.contains(" and 2 by somebody else, "), "{end}");
+    assert!(demo.process.wait().unwrap().success());
+    assert!(is_empty(temporary.path()));
+    wait_until_silent(&demo.addresses());
 }
 
 #[test]
 fn services_do_not_outlive_a_demonstration_that_is_killed() {
     let temporary = TempDir::new().unwrap();
-    let (mut demo, _story, addresses) = begin_long_demonstration(temporary.path());
+    let mut demo = Demonstration::begin(temporary.path(), "100000");
+    let addresses = demo.addresses();
     assert!(addresses.iter().copied().all(is_listening));
-    demo.kill().unwrap();
-    demo.wait().unwrap();
+    demo.process.kill().unwrap();
+    demo.process.wait().unwrap();
     wait_until_silent(&addresses);
 }
 
@@ -130,6 +177,17 @@ fn wrong_usage_and_services_out_of_reach_are_told_apart() {
     let made = chandlery(temporary.path()).args(["certs", "--out", certs]).output().unwrap();
     assert!(made.status.success());
     assert_eq!(status(&check), Some(69), "there are no services");
+}
+
+#[test]
+fn the_help_of_a_service_lists_its_variables() {
+    let temporary = TempDir::new().unwrap();
+    for service in Service::ALL {
+        let output = chandlery(temporary.path()).args([service.name(), "--help"]).output().unwrap();
+        assert!(output.status.success());
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.contains("\n  GRPC_LISTEN_ADDRESS\n"), "{help}");
+    }
 }
 
 fn options(directory: &TempDir) -> Options {

@@ -19,6 +19,7 @@ use service_runtime::{Page, RequestKey, Timestamp, sqlite::OpenError};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+const EARLIER: Timestamp = Timestamp::from_micros(50);
 const NOW: Timestamp = Timestamp::from_micros(100);
 const LATER: Timestamp = Timestamp::from_micros(103);
 const LEASE: Duration = Duration::from_micros(10);
@@ -307,11 +308,9 @@ async fn no_total_is_recorded_once_the_purchase_is_decided() {
 async fn a_new_purchase_is_due_at_once_and_brings_its_trace() {
     let books = books().await;
     let id = books.purchase_in(State::Pending).await;
-    let claimed = books.claim().await;
-    let [Work { purchase_id, attempts, trace_parent, .. }] = &claimed[..] else {
-        panic!("{claimed:?}");
-    };
-    assert_eq!((*purchase_id, *attempts, trace_parent.as_str()), (id, 0, TRACE_PARENT));
+    let trace_parent = TRACE_PARENT.to_owned();
+    let work = Work { purchase_id: id, attempts: 0, lease_end: LEASE_END, trace_parent };
+    assert_eq!(books.claim().await, [work]);
 }
 
 #[tokio::test]
@@ -343,6 +342,68 @@ async fn a_purchase_can_be_claimed_again_once_its_lease_has_ended() {
 }
 
 #[tokio::test]
+async fn a_claim_does_not_outlast_a_clock_that_was_set_back() {
+    let mut books = books().await;
+    let id = books.purchase_in(State::Pending).await;
+    assert_eq!(books.claimed().await, [id]);
+    books.now = EARLIER;
+    assert_eq!(books.claimed().await, [id]);
+    assert_eq!(books.claimed().await.len(), 0);
+    books.now = EARLIER.saturating_add(LEASE);
+    assert_eq!(books.claimed().await, [id]);
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_counted_and_postpones_the_next() {
+    let mut books = books().await;
+    let id = books.purchase_in(State::Pending).await;
+    let (before, events) = (books.audit().await, books.events(id, 0).await);
+    for attempts in 0..3 {
+        let work = books.claim().await.pop().unwrap();
+        assert_eq!((work.purchase_id, work.attempts), (id, attempts));
+        let due = books.now.saturating_add(LEASE / 2);
+        books.store.retry(&work, due).await.unwrap();
+        assert_eq!(books.claimed().await.len(), 0);
+        books.now = due;
+    }
+    assert_eq!((books.audit().await, books.events(id, 0).await), (before, events));
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_after_its_claim_postpones_nobody() {
+    let mut books = books().await;
+    let id = books.purchase_in(State::Pending).await;
+    let lapsed = books.claim().await.pop().unwrap();
+    books.now = LEASE_END;
+    let current = books.claim().await.pop().unwrap();
+    books.store.retry(&lapsed, LEASE_END).await.unwrap();
+    assert_eq!(books.claimed().await.len(), 0, "the claim of another still stands");
+
+    assert!(books.transition(id, Transition::new(State::Pending, State::Cancelling)).await);
+    books.store.retry(&current, current.lease_end).await.unwrap();
+    let claimed = books.claim().await.pop().unwrap();
+    assert_eq!((claimed.purchase_id, claimed.attempts), (id, 0));
+}
+
+#[tokio::test]
+async fn a_transition_begins_the_count_of_attempts_anew() {
+    let mut books = books().await;
+    for transition in TRANSITIONS.into_iter().filter(|step| step.from == State::Pending) {
+        let id = books.purchase_in(State::Pending).await;
+        let work = books.claim().await.into_iter().find(|work| work.purchase_id == id).unwrap();
+        books.store.retry(&work, books.now).await.unwrap();
+        let work = books.claim().await.into_iter().find(|work| work.purchase_id == id).unwrap();
+        assert_eq!(work.attempts, 1);
+        assert!(books.transition(id, transition).await);
+        books.now = books.now.saturating_add(LEASE);
+        let claimed = books.claim().await;
+        let claimed = claimed.iter().find(|work| work.purchase_id == id);
+        let expected = (!transition.to.is_settled()).then_some(0);
+        assert_eq!(claimed.map(|work| work.attempts), expected, "{transition:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_settled_purchase_is_never_claimed() {
     let mut books = books().await;
     let mut unsettled = BTreeSet::new();
@@ -352,7 +413,7 @@ async fn a_settled_purchase_is_never_claimed() {
             unsettled.insert(id);
         }
     }
-    for now in [NOW, LEASE_END, Timestamp::from_micros(1_000_000)] {
+    for now in [NOW, LEASE_END, Timestamp::from_micros(1_000_000), EARLIER] {
         books.now = now;
         assert_eq!(books.claimed().await.into_iter().collect::<BTreeSet<_>>(), unsettled);
     }

@@ -18,16 +18,16 @@ use proto::{
     },
 };
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::{check::is_settled, clients::Clients};
+use crate::{check::is_settled, clients::Clients, load::is_worth_repeating};
 
 /// How long to wait before the books are read again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often in a row a service may be out of reach, as it is on the first call
-/// after its process was replaced.
-const UNREACHABLE_LIMIT: u32 = 10;
+/// How long a service may be out of reach, as it is on the first call after its
+/// process was replaced.
+const ABSENCE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -117,8 +117,17 @@ impl Evidence {
     /// When `patience` runs out, purchases that are stuck are evidence as well; but
     /// books that change while they are read do not fit together, and are none.
     pub async fn collect_when_quiet(clients: &Clients, patience: Duration) -> Result<Self, Error> {
+        Self::collect_despite_absences(clients, patience, ABSENCE_PATIENCE).await
+    }
+
+    /// The same of services that may be away for so long at a time.
+    pub async fn collect_despite_absences(
+        clients: &Clients,
+        patience: Duration,
+        absence_patience: Duration,
+    ) -> Result<Self, Error> {
         let end = Instant::now() + patience;
-        let mut unreachable = 0;
+        let mut away_since = None;
         loop {
             let is_last = Instant::now() >= end;
             match Self::collect_steady(clients).await {
@@ -126,13 +135,13 @@ impl Evidence {
                     return Ok(evidence);
                 }
                 Ok(None) if is_last => return Err(Error::Busy),
-                Ok(_) => unreachable = 0,
-                Err(status)
-                    if status.code() == Code::Unavailable && unreachable < UNREACHABLE_LIMIT =>
-                {
-                    unreachable += 1;
+                Ok(_) => away_since = None,
+                Err(status) => {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    if !is_worth_repeating(&status) || since.elapsed() >= absence_patience {
+                        return Err(status.into());
+                    }
                 }
-                Err(status) => return Err(status.into()),
             }
             sleep(RETRY_INTERVAL).await;
         }

@@ -8,10 +8,12 @@ use proto::{
     catalog::v1::{ExportProductsRequest, ImportProductsRequest, Product},
     r#type::v1::Money,
 };
+use rand::rngs::StdRng;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tonic::Response;
 
-use super::Failure;
+use super::{Failure, call};
 use crate::{
     clients::Clients,
     terminal::{Terminal, seconds},
@@ -49,32 +51,33 @@ fn read() -> Result<Vec<ImportProductsRequest>, csv::Error> {
 /// Streams the list of products in, and what became of it out.
 pub(super) async fn import(
     clients: &Clients,
+    random: &mut StdRng,
     terminal: &Terminal,
 ) -> Result<Vec<Product>, Failure> {
     let begin = Instant::now();
     let rows = read().map_err(|error| Failure::Products(error.to_string()))?;
-    let mut catalog = clients.catalog.clone();
     let bar = terminal.begin_bar(rows.len(), "products sent");
-    let sent = stream::iter(rows).inspect(move |_| bar.inc(1));
-    let summary = catalog
-        .import_products(sent)
-        .await
-        .map_err(|status| Failure::Call("ImportProducts", status))?
-        .into_inner();
+    let import = || {
+        bar.reset();
+        let (mut catalog, bar, rows) = (clients.catalog.clone(), bar.clone(), rows.clone());
+        let sent = stream::iter(rows).inspect(move |_| bar.inc(1));
+        async move { catalog.import_products(sent).await }
+    };
+    let summary = call("ImportProducts", random, import).await?;
     terminal.end_bar();
     if let Some(refusal) = summary.refusals.first() {
         let (line, sku, why) = (refusal.line + 1, &refusal.sku, &refusal.description);
         return Err(Failure::Products(format!("line {line}, {sku}: {why}")));
     }
 
-    let products: Vec<Product> = catalog
-        .export_products(ExportProductsRequest {})
-        .await
-        .map_err(|status| Failure::Call("ExportProducts", status))?
-        .into_inner()
-        .try_collect()
-        .await
-        .map_err(|status| Failure::Call("ExportProducts", status))?;
+    let export = || {
+        let mut catalog = clients.catalog.clone();
+        async move {
+            let products = catalog.export_products(ExportProductsRequest {}).await?.into_inner();
+            products.try_collect::<Vec<_>>().await.map(Response::new)
+        }
+    };
+    let products = call("ExportProducts", random, export).await?;
     let shelves: BTreeSet<_> = products.iter().map(|product| &product.category).collect();
     terminal.line(format_args!(
         "  {} products on {} shelves, streamed in and out in {}",

@@ -8,12 +8,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::Failure;
+use super::{Failure, supervisor::Supervisor};
 use crate::{
     load::Progress,
     service::Service,
-    suite::Suite,
-    terminal::{Terminal, seconds},
+    terminal::{Terminal, counted, seconds},
 };
 
 /// A kill comes at most so long after the answer that is its cue.
@@ -44,12 +43,11 @@ pub(super) fn moments(kills: u32, purchases: u32, random: &mut StdRng) -> Vec<us
 
 /// Kills and restarts at those moments, or until the load is over.
 pub(super) async fn run(
-    suite: &mut Suite,
+    supervisor: &Supervisor<'_>,
     moments: Vec<usize>,
     mut random: StdRng,
     mut progress: Receiver<Progress>,
     terminal: &Terminal,
-    begin: Instant,
 ) -> Result<Kills, Failure> {
     let mut kills = Kills::default();
     for answers in moments {
@@ -58,17 +56,20 @@ pub(super) async fn run(
             break;
         }
         sleep(random.random_range(Duration::ZERO..DELAY_LIMIT)).await;
+        let mut supervised = supervisor.attend().await?;
         let calls = progress.borrow().open_calls;
-        suite.kill(Service::Purchase)?;
+        supervised.suite.kill(Service::Purchase)?;
+        drop(supervised);
         let killed = Instant::now();
         kills.count += 1;
         kills.hits += usize::from(calls > 0);
         kills.calls += calls;
         sleep(random.random_range(Duration::ZERO..ABSENCE_LIMIT)).await;
-        suite.restart(Service::Purchase).await?;
+        supervisor.attend().await?.restart(Service::Purchase).await?;
         let away = seconds(killed.elapsed());
-        let text = format!("SIGKILL {away} ago, with {calls} calls in flight; serving again");
-        terminal.event(begin.elapsed(), "kill -9", text);
+        let calls = counted(calls, "call");
+        let text = format!("SIGKILL {away} ago, with {calls} in flight; serving again");
+        terminal.event("kill -9", text);
     }
     Ok(kills)
 }

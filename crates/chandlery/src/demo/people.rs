@@ -8,7 +8,7 @@ use proto::{
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::Instant;
 
-use super::Failure;
+use super::{Failure, call};
 use crate::{
     clients::Clients,
     terminal::{Terminal, amount, seconds},
@@ -37,6 +37,9 @@ pub(super) const FOLLOWED: &str = "Queequeg";
 /// will be made.
 const CREDIT_MINOR_UNITS: i64 = 12_500;
 
+/// Credit for so many purchases buys a few pieces of the dearest product.
+const CREDITED_PURCHASES_AT_LEAST: u32 = 100;
+
 /// Users, by identifier.
 pub(super) struct People {
     pub(super) buyers: Vec<String>,
@@ -53,7 +56,8 @@ impl People {
         terminal: &Terminal,
     ) -> Result<Self, Failure> {
         let begin = Instant::now();
-        let minor_units = CREDIT_MINOR_UNITS * i64::from(purchases);
+        let minor_units =
+            CREDIT_MINOR_UNITS * i64::from(purchases.max(CREDITED_PURCHASES_AT_LEAST));
         let credit: Vec<_> = currencies
             .iter()
             .map(|code| Money { currency_code: code.clone(), minor_units })
@@ -81,24 +85,32 @@ async fn open_account(
     credit: &[Money],
     random: &mut StdRng,
 ) -> Result<String, Failure> {
-    let mut request_id =
-        || uuid::Builder::from_random_bytes(random.random()).into_uuid().to_string();
     let user = User {
         email: format!("{}@pequod.example", name.to_lowercase()),
         display_name: name.to_owned(),
         ..User::default()
     };
-    let request = CreateUserRequest { user: Some(user), request_id: request_id() };
-    let user = clients.users.clone().create_user(request).await;
-    let user = user.map_err(|status| Failure::Call("CreateUser", status))?.into_inner();
+    let request = CreateUserRequest { user: Some(user), request_id: request_id(random) };
+    let create = || {
+        let (mut users, request) = (clients.users.clone(), request.clone());
+        async move { users.create_user(request).await }
+    };
+    let user = call("CreateUser", random, create).await?;
     for amount in credit {
         let request = DepositRequest {
             user_id: user.id.clone(),
             amount: Some(amount.clone()),
-            request_id: request_id(),
+            request_id: request_id(random),
         };
-        let deposited = clients.accounts.clone().deposit(request).await;
-        deposited.map_err(|status| Failure::Call("Deposit", status))?;
+        let deposit = || {
+            let (mut accounts, request) = (clients.accounts.clone(), request.clone());
+            async move { accounts.deposit(request).await }
+        };
+        call("Deposit", random, deposit).await?;
     }
     Ok(user.id)
+}
+
+fn request_id(random: &mut StdRng) -> String {
+    uuid::Builder::from_random_bytes(random.random()).into_uuid().to_string()
 }

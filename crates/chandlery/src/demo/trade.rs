@@ -9,22 +9,19 @@ use proto::{
     purchase::v1::{CreatePurchaseRequest, purchase::Item},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
-use tokio::{
-    sync::watch::{Receiver, channel},
-    time::Instant,
-};
+use tokio::sync::watch::{Receiver, channel};
 
 use super::{
     Args, Failure,
     kill::{self, Kills},
-    people::People,
+    people::{FOLLOWED, People},
+    supervisor::Supervisor,
     watch,
 };
 use crate::{
     clients::Clients,
     load::{self, Outcome, Progress},
-    suite::Suite,
-    terminal::{Terminal, seconds},
+    terminal::{Terminal, counted, seconds},
 };
 
 /// Everything that chance decides, decided beforehand.
@@ -67,29 +64,39 @@ impl Trade {
     pub(super) async fn run(
         self,
         clients: &Clients,
-        suite: &mut Suite,
+        supervisor: &Supervisor<'_>,
         terminal: &Terminal,
     ) -> Result<Traded, Failure> {
         let Self { requests, options, followed, kill_moments, mut random } = self;
         let mut random = || StdRng::from_rng(&mut random);
-        let begin = Instant::now();
         let count = requests.len();
         let bar = terminal.begin_bar(count, "purchases answered");
         let (progress, watched) = channel(Progress::default());
 
-        let buying = async { Ok(load::run(clients, requests, &options, &progress).await) };
-        let killing = kill::run(suite, kill_moments, random(), watched.clone(), terminal, begin);
-        let following = watch::follow(clients, &followed, random(), terminal, begin);
+        let buying = async {
+            let outcome = load::run(clients, requests, &options, &progress).await;
+            let Some((request_id, status)) = outcome.unanswered.first() else { return Ok(outcome) };
+            let (count, request_id) = (outcome.unanswered.len(), request_id.clone());
+            Err(Failure::Unanswered { count, request_id, status: status.clone() })
+        };
+        let killing = kill::run(supervisor, kill_moments, random(), watched.clone(), terminal);
+        let following = watch::follow(clients, &followed, random(), terminal);
         let trading = watch::trade(clients, &followed, count / 2, random(), watched.clone());
         let (mut outcome, kills, (), sent) = tokio::select! {
             all = async { tokio::try_join!(buying, killing, following, trading) } => all?,
             never = show(&bar, watched.clone()) => match never {},
         };
         terminal.end_bar();
-        outcome.sent.merge(sent);
         for line in summary(&outcome) {
             terminal.line(format_args!("  {line}"));
         }
+        let refund = if sent.answers.len() > 1 { " with its refund" } else { "" };
+        outcome.sent.merge(sent);
+        terminal.line(format_args!(
+            "  and {FOLLOWED}'s purchase{refund}: {} and {} in all",
+            counted(outcome.sent.request_ids.len(), "purchase"),
+            counted(outcome.sent.answers.len(), "answer"),
+        ));
         Ok(Traded { outcome, kills })
     }
 }

@@ -10,21 +10,18 @@ use proto::purchase::v1::{
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::watch::{Receiver, Sender},
-    time::{Instant, sleep},
+    time::sleep,
 };
 
-use super::{Failure, people::FOLLOWED};
+use super::{Failure, call, people::FOLLOWED};
 use crate::{
     check::{Sent, state_name},
     clients::Clients,
-    load::{self, Progress, is_worth_repeating, repeat},
+    load::{self, Progress, is_worth_repeating},
     terminal::{Terminal, amount},
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-
-/// How long to repeat any call of the story.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Buys, and gives the purchase back after so many answers to other requests.
 /// Answers with what was sent.
@@ -50,9 +47,7 @@ pub(super) async fn trade(
             let refund = RefundPurchaseRequest { id: bought.id.clone(), ..Default::default() };
             async move { client.refund_purchase(refund).await }
         };
-        let refunded = repeat(PATIENCE, random, || {}, refund)
-            .await
-            .map_err(|status| Failure::Call("RefundPurchase", status))?;
+        let refunded = call("RefundPurchase", &mut random, refund).await?;
         sent.answer(&request.request_id, &refunded);
     }
     Ok(sent)
@@ -64,7 +59,6 @@ pub(super) async fn follow(
     request: &CreatePurchaseRequest,
     mut random: StdRng,
     terminal: &Terminal,
-    begin: Instant,
 ) -> Result<(), Failure> {
     let user_id = request.purchase.as_ref().map_or("", |purchase| &purchase.user_id);
     let id = find(clients, user_id, &mut random).await?;
@@ -75,17 +69,15 @@ pub(super) async fn follow(
             let request = WatchPurchaseRequest { id: id.clone(), after_version: version };
             async move { client.watch_purchase(request).await }
         };
-        let mut events = repeat(PATIENCE, StdRng::from_rng(&mut random), || {}, open)
-            .await
-            .map_err(|status| Failure::Call("WatchPurchase", status))?;
+        let mut events = call("WatchPurchase", &mut random, open).await?;
         if version > 0 {
             let text = format!("the stream broke, and goes on after version {version}");
-            terminal.event(begin.elapsed(), "follow", text);
+            terminal.event("follow", text);
         }
         loop {
             match events.message().await {
                 Ok(Some(event)) => {
-                    terminal.event(begin.elapsed(), "follow", describe(&event));
+                    terminal.event("follow", describe(&event));
                     version = event.version;
                 }
                 Ok(None) => return Ok(()),
@@ -106,9 +98,7 @@ async fn find(clients: &Clients, user_id: &str, random: &mut StdRng) -> Result<S
                 ListPurchasesRequest { user_id: user_id.to_owned(), ..Default::default() };
             async move { client.list_purchases(request).await }
         };
-        let page = repeat(PATIENCE, StdRng::from_rng(&mut *random), || {}, list)
-            .await
-            .map_err(|status| Failure::Call("ListPurchases", status))?;
+        let page = call("ListPurchases", random, list).await?;
         if let Some(purchase) = page.purchases.into_iter().next() {
             return Ok(purchase.id);
         }

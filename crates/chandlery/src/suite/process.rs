@@ -134,8 +134,9 @@ impl Member {
         self.process.as_ref().map(|process| process.0.id())
     }
 
-    /// Starts the service on ports that nobody uses.
+    /// Starts the service on ports that nobody uses, in place of a process that runs.
     pub(super) async fn start(&mut self, program: &Program) -> Result<(), Error> {
+        self.process = None;
         let mut attempts = 0;
         loop {
             self.grpc_port = free_port(&mut self.random, 0)?;
@@ -166,7 +167,7 @@ impl Member {
         self.process = Some(program.spawn(self)?);
         let end = Instant::now() + START_PATIENCE;
         loop {
-            let serves = self.serves(&program.operator).await.is_ok_and(|serves| serves);
+            let serves = self.is_serving(&program.operator).await;
             // Looked at last, since another process may have answered for it.
             if let Some(status) = self.try_wait()? {
                 let (service, log) = (self.service, self.log_tail());
@@ -186,7 +187,11 @@ impl Member {
 
     /// Whether the service says so on both of its ports: as a probe of Kubernetes
     /// asks, and as its callers will.
-    async fn serves(&self, operator: &Identity) -> Result<bool, Status> {
+    pub(super) async fn is_serving(&self, operator: &Identity) -> bool {
+        self.ask_health(operator).await.is_ok_and(|is_serving| is_serving)
+    }
+
+    async fn ask_health(&self, operator: &Identity) -> Result<bool, Status> {
         let probe = Endpoint::from_shared(format!("http://{}", self.health_address()))
             .map_err(|error| Status::internal(error.to_string()))?
             .connect_timeout(PROBE_TIMEOUT)
@@ -241,7 +246,7 @@ impl Member {
     }
 
     /// How the process ended, if it has since the last look.
-    fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
+    pub(super) fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
         let service = self.service;
         let Some(process) = &mut self.process else { return Ok(None) };
         let status = process.0.try_wait().map_err(|cause| Error::Control { service, cause })?;
