@@ -40,7 +40,7 @@ breaking revision="origin/main":
 
 # Explore the purchase protocol further than the tests do; takes several minutes.
 model:
-    cargo run --release --package suite-tests --example model
+    cargo run --package suite-tests --example model
 
 # Plant known bugs in copies of the code, and check that the tests catch each.
 planted:

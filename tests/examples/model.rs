@@ -1,5 +1,5 @@
 //! Checks the purchase protocol within wider bounds than the tests do, and tells of
-//! its progress: `cargo run --release -p suite-tests --example model`.
+//! its progress: `cargo run -p suite-tests --example model`.
 
 use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
 

@@ -1,5 +1,5 @@
 //! The purchase protocol holds in every order of events, within bounds that take
-//! less than a minute. `cargo run --release -p suite-tests --example model` goes
+//! less than a minute. `cargo run -p suite-tests --example model` goes
 //! further.
 
 use std::thread;
