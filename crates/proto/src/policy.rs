@@ -1,7 +1,11 @@
 //! What the contract demands of the callers of each RPC, read from the
 //! descriptors (`chandlery.policy.v1`).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
 
@@ -65,14 +69,19 @@ pub enum Error {
 }
 
 /// The policies of a whole contract, by the path of the RPC
-/// (`/package.Service/Method`).
-#[derive(Clone, Debug, Default)]
-pub struct Policies(HashMap<String, Policy>);
+/// (`/package.Service/Method`). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Policies(Arc<HashMap<String, Policy>>);
+
+/// The contract does not change while a process runs, so it is read once, however
+/// many channels and servers ask.
+static CONTRACT: LazyLock<Result<Policies, Error>> =
+    LazyLock::new(|| Policies::read(crate::DESCRIPTOR_SET));
 
 impl Policies {
     /// Reads the policies of the contract of the suite.
     pub fn load() -> Result<Self, Error> {
-        Self::read(crate::DESCRIPTOR_SET)
+        CONTRACT.clone()
     }
 
     /// Reads the policies of every RPC in an encoded `FileDescriptorSet`.
@@ -90,7 +99,7 @@ impl Policies {
                 Ok((path, read_one(&pool, method)?))
             })
             .collect::<Result<_, _>>()
-            .map(Self)
+            .map(|policies| Self(Arc::new(policies)))
     }
 
     /// The policy of the RPC at this path; none means that nobody may call it.

@@ -24,6 +24,7 @@ use crate::{
 
 /// How long answers may take to leave once the drain deadline has cut their calls.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
