@@ -2,13 +2,14 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "chandlery/catalog/v1/catalog_service.proto",
     "chandlery/catalog/v1/stock_service.proto",
     "chandlery/policy/v1/policy.proto",
     "chandlery/purchase/v1/purchase_service.proto",
     "chandlery/type/v1/money.proto",
     "chandlery/user/v1/account_service.proto",
+    "chandlery/user/v1/auth_service.proto",
     "chandlery/user/v1/user_service.proto",
 ];
 

@@ -59,6 +59,36 @@ impl<S: Store> Service<S> {
 
 #[tonic::async_trait]
 impl<S: Store> CatalogService for Service<S> {
+    async fn batch_get_products(
+        &self,
+        _request: Request<pb::BatchGetProductsRequest>,
+    ) -> Result<Response<pb::BatchGetProductsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn update_product(
+        &self,
+        _request: Request<pb::UpdateProductRequest>,
+    ) -> Result<Response<pb::Product>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_product(
+        &self,
+        _request: Request<pb::DeleteProductRequest>,
+    ) -> Result<Response<pb::Product>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type WatchProductsStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<pb::ProductChange, Status>> + Send>>;
+
+    async fn watch_products(
+        &self,
+        _request: Request<pb::WatchProductsRequest>,
+    ) -> Result<Response<Self::WatchProductsStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn create_product(
         &self,
         request: Request<pb::CreateProductRequest>,

@@ -21,7 +21,7 @@ use std::{convert::Infallible, process::ExitCode, time::Duration};
 use proto::catalog::v1::{
     catalog_service_server::CatalogServiceServer, stock_service_server::StockServiceServer,
 };
-use service_runtime::{Clock, Server, Services, StartError};
+use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
 
 pub use config::Config;
 use store::{Sqlite, Store};
@@ -40,13 +40,15 @@ pub async fn main() -> ExitCode {
 
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
+    let user_service = server.channel(&config.user_service_target, "user-service")?;
+    let token_keys = TokenKeys::published(user_service);
     let store = Sqlite::open(&config.database_file).await?;
     let clock = server.clock().clone();
     let service = grpc::Service::new(store.clone(), clock.clone(), server.identifiers().clone());
     let services = Services::default()
         .and(CatalogServiceServer::new(service.clone()))
         .and(StockServiceServer::new(service));
-    server.serve(services, sweep(store, clock)).await
+    server.serve(services, token_keys, sweep(store, clock)).await
 }
 
 /// Puts goods back that were held for too long, and forgets marks that no message

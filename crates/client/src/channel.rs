@@ -21,7 +21,7 @@ use crate::{
     call::Call,
     connect::{Connector, Target},
     deadline::{self, InvalidTimeout},
-    identity, spiffe,
+    end_user, identity, spiffe,
 };
 
 /// How long a connection may be silent before it is asked whether it lives.
@@ -175,6 +175,9 @@ impl Service<http::Request<Body>> for Channel {
 
         let headers = request.headers_mut();
         call.inject_trace(headers);
+        if let Some(token) = end_user::current() {
+            token.send(headers);
+        }
         if let Some(deadline) = deadline {
             let timeout = deadline::format_timeout(deadline.remaining());
             if let Ok(timeout) = HeaderValue::try_from(timeout) {

@@ -1,6 +1,6 @@
 //! What every caller of the suite needs: one [`Channel`] per peer that carries
 //! the caller's identity, demands the peer's, and keeps every call within its
-//! deadline and its trace.
+//! deadline and its trace, and on behalf of its end user.
 //!
 //! ```no_run
 //! # fn example(identity: client::Identity) -> Result<(), client::Error> {
@@ -21,6 +21,7 @@ mod call;
 mod channel;
 mod connect;
 pub mod deadline;
+pub mod end_user;
 pub mod identity;
 pub mod spiffe;
 

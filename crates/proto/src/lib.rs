@@ -5,7 +5,7 @@
 mod codec;
 pub mod policy;
 
-pub use policy::{Callers, Idempotency, Policies, Policy};
+pub use policy::{Callers, Idempotency, Policies, Policy, Role};
 
 /// The descriptors of the whole contract, an encoded
 /// `google.protobuf.FileDescriptorSet` with its comments and options.

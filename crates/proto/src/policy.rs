@@ -7,7 +7,23 @@ use std::{
     time::Duration,
 };
 
-use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, MethodDescriptor};
+
+/// The messages that policies are stated in.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated"
+)]
+pub mod v1 {
+    tonic::include_proto!("chandlery.policy.v1");
+}
+
+use v1::MethodPolicy;
+pub use v1::Role;
 
 const EXTENSION: &str = "chandlery.policy.v1.method";
 
@@ -16,10 +32,14 @@ const EXTENSION: &str = "chandlery.policy.v1.method";
 pub struct Policy {
     /// Who may call.
     pub callers: Callers,
+    /// On behalf of whom; empty if no end user is needed.
+    pub roles: Vec<Role>,
     /// How long a call may take when its caller sets no deadline.
     pub default_deadline: Duration,
     /// Whether a call may be repeated.
     pub idempotency: Idempotency,
+    /// Whether its stream has no end of its own and can be taken up again.
+    pub resumable: bool,
 }
 
 /// Who may call an RPC.
@@ -123,31 +143,31 @@ fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, 
         return Err(refuse("states no policy"));
     }
     let value = options.get_extension(&extension);
-    let stated = value.as_message().ok_or_else(|| refuse("states no policy"))?;
+    let stated = value
+        .as_message()
+        .and_then(|message| message.transcode_to::<MethodPolicy>().ok())
+        .ok_or_else(|| refuse("states no policy"))?;
 
-    let any_workload =
-        stated.get_field_by_name("any_workload").and_then(|value| value.as_bool()).unwrap_or(false);
-    let workloads: Vec<String> = stated
-        .get_field_by_name("workloads")
-        .and_then(|value| {
-            let names = value.as_list()?.iter().filter_map(Value::as_str);
-            Some(names.map(str::to_owned).collect())
-        })
-        .unwrap_or_default();
-    let callers = match (any_workload, workloads.is_empty()) {
+    let callers = match (stated.any_workload, stated.workloads.is_empty()) {
         (true, true) => Callers::AnyWorkload,
-        (false, false) => Callers::Workloads(workloads),
+        (false, false) => Callers::Workloads(stated.workloads.clone()),
         (true, false) => return Err(refuse("names workloads and admits any")),
         (false, true) => return Err(refuse("admits nobody")),
     };
-
+    let roles: Vec<_> = stated.roles().collect();
+    if roles.contains(&Role::Unspecified) {
+        return Err(refuse("names a role that is none"));
+    }
     let default_deadline = stated
-        .get_field_by_name("default_deadline")
-        .and_then(|value| {
-            let seconds = value.as_message()?.get_field_by_name("seconds")?.as_i64()?;
-            u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
-        })
+        .default_deadline
+        .and_then(|deadline| u64::try_from(deadline.seconds).ok())
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
         .ok_or_else(|| refuse("states no default deadline in whole seconds"))?;
+    let resumable = stated.resumable;
+    if resumable && !method.is_server_streaming() {
+        return Err(refuse("is resumable and no stream"));
+    }
 
     let idempotency =
         options.get_field_by_name("idempotency_level").and_then(|value| value.as_enum_number());
@@ -156,7 +176,7 @@ fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, 
         Some(2) => Idempotency::Idempotent,
         _ => Idempotency::Unknown,
     };
-    Ok(Policy { callers, default_deadline, idempotency })
+    Ok(Policy { callers, roles, default_deadline, idempotency, resumable })
 }
 
 #[cfg(test)]
@@ -178,8 +198,14 @@ mod tests {
                 callers: Callers::Workloads(vec!["purchase-service".into()]),
                 default_deadline: Duration::from_secs(2),
                 idempotency: Idempotency::Idempotent,
+                roles: Vec::new(),
+                resumable: false,
             })
         );
+        let list = policies.get("/chandlery.user.v1.UserService/ListUsers").unwrap();
+        assert_eq!((&list.callers, &*list.roles), (&Callers::AnyWorkload, &[Role::Staff][..]));
+        let watch = policies.get("/chandlery.catalog.v1.CatalogService/WatchProducts").unwrap();
+        assert!(watch.resumable);
         let import = policies.get("/chandlery.catalog.v1.CatalogService/ImportProducts").unwrap();
         assert_eq!(import.idempotency, Idempotency::Unknown);
     }

@@ -95,6 +95,15 @@ impl<S: Store> Service<S> {
 
 #[tonic::async_trait]
 impl<S: Store> PurchaseService for Service<S> {
+    type ShopStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<pb::ShopResponse, Status>> + Send>>;
+
+    async fn shop(
+        &self,
+        _request: Request<tonic::Streaming<pb::ShopRequest>>,
+    ) -> Result<Response<Self::ShopStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn create_purchase(
         &self,
         request: Request<pb::CreatePurchaseRequest>,

@@ -23,9 +23,8 @@ pub mod worker;
 
 use std::process::ExitCode;
 
-use client::{Channel, Target};
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
-use service_runtime::{Server, Services, StartError};
+use service_runtime::{Server, Services, StartError, access_token::TokenKeys};
 
 use changes::Changes;
 pub use config::Config;
@@ -43,14 +42,9 @@ pub async fn main() -> ExitCode {
 
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
-    let channel = |target: &Target, workload| {
-        let identity = server.identity().clone();
-        Channel::to(target.to_string()).identity(identity).peer(server.peer(workload)).build()
-    };
-    let others = Others::new(
-        channel(&config.catalog_service_target, "catalog-service")?,
-        channel(&config.user_service_target, "user-service")?,
-    );
+    let user_service = server.channel(&config.user_service_target, "user-service")?;
+    let catalog_service = server.channel(&config.catalog_service_target, "catalog-service")?;
+    let others = Others::new(catalog_service, user_service.clone());
     let store = Sqlite::open(&config.database_file).await?;
     let changes = Changes::default();
     let clock = server.clock().clone();
@@ -64,5 +58,5 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
         config.purchase_timeout,
     );
     let services = Services::default().and(PurchaseServiceServer::new(service));
-    server.serve(services, worker.run()).await
+    server.serve(services, TokenKeys::published(user_service), worker.run()).await
 }

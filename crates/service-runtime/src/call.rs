@@ -1,28 +1,38 @@
 //! What happens around every call, from the outside in: its span, its caller's
-//! right to make it, its deadline, the handler; and on the way out the end of its
-//! response, streams included.
+//! right to make it, and his who stands behind the caller, its deadline, the handler;
+//! and on the way out the end of its response, streams included.
 
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use client::{Deadline, SpiffeId, deadline};
-use http::{HeaderMap, Request, Response};
+use client::{
+    Deadline, SpiffeId, deadline,
+    end_user::{self, Token},
+};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use prost::bytes::Bytes;
-use proto::Policies;
+use proto::{Policies, Policy};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 use tracing::{Instrument, Span};
 
-use crate::{connection::Drain, error, request::Caller, telemetry};
+use crate::{
+    Caller, EndUser,
+    access_token::{self, Verifier},
+    connection::Drain,
+    error, telemetry, to_proto_role,
+};
+
+/// The workload that needs no end user.
+const OPERATOR: &str = "chandlery";
 
 /// Who may call what.
 #[derive(Debug)]
@@ -30,6 +40,14 @@ pub(crate) struct Rules {
     pub(crate) policies: Policies,
     pub(crate) trust_domain: String,
     pub(crate) namespace: String,
+    pub(crate) verifier: Verifier,
+}
+
+/// What the contract says of a call; nothing of health and reflection.
+#[derive(Debug)]
+struct Admission<'a> {
+    peer: &'a SpiffeId,
+    policy: Option<&'a Policy>,
 }
 
 /// Serves the calls of one connection.
@@ -69,20 +87,40 @@ impl Call {
         mut request: Request<Incoming>,
         span: &Span,
     ) -> Result<Response<Body>, Status> {
-        let (caller, default) = self.rules.admit(request.uri().path(), self.peer.as_ref())?;
-        span.record("client.address", caller.0.workload());
+        let Admission { peer, policy } =
+            self.rules.admit(request.uri().path(), self.peer.as_ref())?;
+        span.record("client.address", peer.workload());
         let timeout = deadline::requested_timeout(request.headers())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let default = policy.map(|policy| policy.default_deadline);
         let deadline = timeout.or(default).map(Deadline::after);
 
-        request.extensions_mut().insert(caller);
+        let token = Token::of(request.headers());
+        let user = match policy {
+            Some(policy) => {
+                let present = request.headers().contains_key(AUTHORIZATION);
+                self.rules.admit_user(peer, policy, token.as_ref().ok_or(present)).await?
+            }
+            None => None,
+        };
+        // Nobody is handed on who was not proven.
+        let token = token.filter(|_| user.is_some());
+        request.extensions_mut().insert(Caller::new(peer.clone(), user));
         let Drain { goaway, cut } = self.drain;
-        let end = End { deadline, cut: if is_watch(request.uri().path()) { goaway } else { cut } };
+        let has_no_end = policy.map_or(request.uri().path() == HEALTH_WATCH, |it| it.resumable);
+        let end = End {
+            deadline,
+            token_expiry: user
+                .filter(|_| has_no_end)
+                .map(|user| Deadline::after(self.rules.verifier.remaining(&user))),
+            cut: if has_no_end { goaway } else { cut },
+        };
         let mut early = std::pin::pin!(end.clone().reached());
+        let handled = end_user::scope(token.clone(), self.routes.call(request));
         let response = tokio::select! {
             // The handler first: an answer that is there is never thrown away.
             biased;
-            response = deadline::scope(deadline, self.routes.call(request)) => response,
+            response = deadline::scope(deadline, handled) => response,
             status = &mut early => return Err(status),
         };
         let Ok(response) = response;
@@ -91,18 +129,19 @@ impl Call {
         }
         let span = span.clone();
         Ok(response.map(|body| {
-            Body::new(Answer { body, end: Box::pin(end.reached()), deadline, span, ended: false })
+            let end = Box::pin(end.reached());
+            Body::new(Answer { body, end, deadline, token, span, ended: false })
         }))
     }
 }
 
 impl Rules {
-    /// Who calls, and how long the call may take by default.
-    fn admit(
-        &self,
+    /// Whether the peer may call, whoever stands behind it.
+    fn admit<'a>(
+        &'a self,
         path: &str,
-        peer: Option<&SpiffeId>,
-    ) -> Result<(Caller, Option<Duration>), Status> {
+        peer: Option<&'a SpiffeId>,
+    ) -> Result<Admission<'a>, Status> {
         let peer = peer.ok_or_else(|| {
             error::refusal(
                 Code::Unauthenticated,
@@ -118,7 +157,7 @@ impl Rules {
         // Anyone of the suite may ask how it is and what it offers.
         let open = ["/grpc.health.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
         if open.iter().any(|prefix| path.starts_with(prefix)) {
-            return Ok((Caller(peer.clone()), None));
+            return Ok(Admission { peer, policy: None });
         }
         let Some(policy) = self.policies.get(path) else {
             return Err(Status::unimplemented(format!("{path} is not an RPC of this contract")));
@@ -126,15 +165,40 @@ impl Rules {
         if !policy.callers.admit(peer.workload()) {
             return Err(deny(format!("{peer} may not call {path}")));
         }
-        Ok((Caller(peer.clone()), Some(policy.default_deadline)))
+        Ok(Admission { peer, policy: Some(policy) })
+    }
+
+    /// The end user on whose behalf the peer calls, where the contract demands one.
+    /// `token` is the one token there is; else whether there was anything.
+    async fn admit_user(
+        &self,
+        peer: &SpiffeId,
+        policy: &Policy,
+        token: Result<&Token, bool>,
+    ) -> Result<Option<EndUser>, Status> {
+        if policy.roles.is_empty() {
+            return Ok(None);
+        }
+        let token = match token {
+            Ok(token) => token,
+            Err(false) if peer.workload() == OPERATOR => return Ok(None),
+            Err(false) => return Err(access_token::missing()),
+            Err(true) => return Err(access_token::invalid()),
+        };
+        let user = self.verifier.verify(token).await?;
+        if policy.roles.contains(&to_proto_role(user.role)) {
+            return Ok(Some(user));
+        }
+        Err(error::refusal(
+            Code::PermissionDenied,
+            "ROLE_MISSING",
+            "this is for staff; sign in as somebody to whom the operator gave that role",
+        ))
     }
 }
 
-/// A Watch never ends by itself and is made to be resumed, here or elsewhere:
-/// `grpc.health.v1.Health/Watch` and those of the suite.
-fn is_watch(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|method| method.starts_with("Watch"))
-}
+/// The stream of health, which has no end of its own either.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 fn record(span: &Span, code: Code) {
     span.record("rpc.grpc.status_code", i32::from(code));
@@ -144,19 +208,19 @@ fn record(span: &Span, code: Code) {
 #[derive(Clone)]
 struct End {
     deadline: Option<Deadline>,
+    token_expiry: Option<Deadline>,
     cut: CancellationToken,
 }
 
 impl End {
     async fn reached(self) -> Status {
-        let deadline = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline.instant()).await,
-                None => std::future::pending().await,
-            }
+        let passed = async |deadline: Option<Deadline>| match deadline {
+            Some(deadline) => sleep_until(deadline.instant()).await,
+            None => std::future::pending().await,
         };
         tokio::select! {
-            () = deadline => Status::deadline_exceeded("the deadline of the call has passed"),
+            () = passed(self.token_expiry) => access_token::expired(),
+            () = passed(self.deadline) => Status::deadline_exceeded("the deadline of the call has passed"),
             () = self.cut.cancelled() => Status::unavailable("the service is going away; repeat the call"),
         }
     }
@@ -167,6 +231,7 @@ struct Answer<E> {
     body: Body,
     end: Pin<Box<E>>,
     deadline: Option<Deadline>,
+    token: Option<Token>,
     span: Span,
     ended: bool,
 }
@@ -185,7 +250,9 @@ impl<E: Future<Output = Status>> HttpBody for Answer<E> {
         }
         let _entered = this.span.enter();
         let body = Pin::new(&mut this.body);
-        let polled = deadline::sync_scope(this.deadline, || body.poll_frame(context));
+        let polled = deadline::sync_scope(this.deadline, || {
+            end_user::sync_scope(this.token.clone(), || body.poll_frame(context))
+        });
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
@@ -218,7 +285,13 @@ impl<E: Future<Output = Status>> HttpBody for Answer<E> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{
+        Clock,
+        access_token::{Realm, TokenKeys},
+    };
 
     const RESERVE: &str = "/chandlery.catalog.v1.StockService/Reserve";
     const GET_PRODUCT: &str = "/chandlery.catalog.v1.CatalogService/GetProduct";
@@ -228,12 +301,18 @@ mod tests {
             policies: Policies::load().unwrap(),
             trust_domain: "chandlery.local".to_owned(),
             namespace: "chandlery".to_owned(),
+            verifier: Verifier {
+                realm: Realm::new("chandlery.local", "chandlery"),
+                keys: TokenKeys::new(|| Box::pin(async { Ok(Vec::new()) })),
+                clock: Clock::system(),
+            },
         };
         let peer = peer.map(|[domain, namespace, workload]| {
             SpiffeId::new(domain, namespace, workload).unwrap()
         });
         let admitted = rules.admit(path, peer.as_ref());
-        admitted.map(|(_, deadline)| deadline).map_err(|status| status.code())
+        let default = |admission: Admission<'_>| admission.policy.map(|it| it.default_deadline);
+        admitted.map(default).map_err(|status| status.code())
     }
 
     #[test]

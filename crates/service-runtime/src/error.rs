@@ -12,7 +12,19 @@ pub const DOMAIN: &str = "chandlery.local";
 
 /// Refuses a request for a reason that the contract names.
 pub fn refusal(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    refusal_about(code, reason, message, [])
+}
+
+/// [`refusal`] that names for programs what it is about, for example `product_id`.
+pub fn refusal_about<const N: usize>(
+    code: Code,
+    reason: &str,
+    message: impl Into<String>,
+    about: [(&str, String); N],
+) -> Status {
+    let metadata: HashMap<_, _> =
+        about.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(code, message, details)
 }
 

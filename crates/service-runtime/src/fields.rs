@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use uuid::Uuid;
 
-use crate::{Caller, Currency, Money, RequestKey, Timestamp, config::Reported};
+use crate::{Caller, Currency, Money, RequestKey, Role, Timestamp, config::Reported};
 
 /// Reads the fields of one request and remembers what is wrong with them.
 #[derive(Debug, Default)]
@@ -99,7 +99,45 @@ impl Fields {
         if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
             return Err(self.refuse(field, "holds control characters; leave them out"));
         }
+        // They show text in another order than it has (CVE-2021-42574).
+        if text.contains(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+            return Err(self.refuse(field, "holds invisible marks of direction; leave them out"));
+        }
         Ok(text)
+    }
+
+    /// An etag that the resource must still have, if one is given.
+    pub fn etag(&mut self, field: &str, etag: String) -> Result<Option<String>, Reported> {
+        const LONGEST: usize = 64;
+        let etag = self.text(field, etag, 0..=LONGEST)?;
+        Ok(Some(etag).filter(|etag| !etag.is_empty()))
+    }
+
+    /// Which of the `known` fields of a resource a request changes
+    /// (<https://google.aip.dev/134>): those that the mask names, all of them for
+    /// `*`, or without a mask those that are `set`.
+    pub fn update_mask(
+        &mut self,
+        mask: Option<prost_types::FieldMask>,
+        known: &[&'static str],
+        set: impl Fn(&str) -> bool,
+    ) -> Result<Vec<&'static str>, Reported> {
+        let paths = mask.map(|mask| mask.paths).unwrap_or_default();
+        if paths.is_empty() {
+            return Ok(known.iter().copied().filter(|name| set(name)).collect());
+        }
+        if paths == ["*"] {
+            return Ok(known.to_vec());
+        }
+        let stray = paths.iter().find(|path| !known.contains(&path.as_str()));
+        if let Some(path) = stray {
+            let path: String = path.chars().take(40).collect();
+            let known = known.join(", ");
+            let problem =
+                format!("names {path:?}, which cannot be changed; send {known}, or * alone");
+            return Err(self.refuse("update_mask", problem));
+        }
+        Ok(known.iter().copied().filter(|name| paths.iter().any(|path| path == name)).collect())
     }
 
     /// A whole number within a range.
@@ -149,6 +187,17 @@ impl Fields {
         Ok(Timestamp::from_micros(seconds? * 1_000_000 + i64::from(nanos? / 1_000)))
     }
 
+    /// What a user may do.
+    pub fn role(&mut self, field: &str, role: i32) -> Result<Role, Reported> {
+        match proto::Role::try_from(role) {
+            Ok(proto::Role::Customer) => Ok(Role::Customer),
+            Ok(proto::Role::Staff) => Ok(Role::Staff),
+            Ok(proto::Role::Unspecified) | Err(_) => {
+                Err(self.refuse(field, "is no role; send ROLE_CUSTOMER or ROLE_STAFF"))
+            }
+        }
+    }
+
     /// How many results a page holds, `default` if zero, and never more than 1000
     /// (<https://google.aip.dev/158>).
     pub fn page_size(&mut self, value: i32, default: u32) -> Result<u32, Reported> {
@@ -167,6 +216,14 @@ pub fn to_proto_timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),
         nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}
+
+/// A role as the contract has it.
+pub fn to_proto_role(role: Role) -> proto::Role {
+    match role {
+        Role::Customer => proto::Role::Customer,
+        Role::Staff => proto::Role::Staff,
     }
 }
 

@@ -5,7 +5,9 @@
 //! A service is started by [`main`], which reads the environment, and served by
 //! [`Server::serve`], which tests call as well.
 
+pub mod access_token;
 mod call;
+mod caller;
 mod config;
 mod connection;
 mod error;
@@ -19,13 +21,14 @@ pub mod sqlite;
 mod telemetry;
 mod time;
 
+pub use caller::{Actor, Caller, EndUser, Role};
 pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variables};
-pub use error::{DOMAIN, internal, reason, refusal, unavailable};
-pub use fields::{Fields, to_proto_money, to_proto_timestamp};
+pub use error::{DOMAIN, internal, reason, refusal, refusal_about, unavailable};
+pub use fields::{Fields, to_proto_money, to_proto_role, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
 pub use page::{Page, PageTokens, Paged};
 pub use program::main;
-pub use request::{Caller, RequestIdReused, RequestKey};
+pub use request::{RequestIdReused, RequestKey};
 pub use server::{Server, Services, StartError};
 /// Trace context that outlives a request, for work that goes on after it.
 pub mod trace {

@@ -1,28 +1,16 @@
-//! Who sent a request, and what makes it the same request when it is sent again
+//! What makes a request the same request when it is sent again
 //! (<https://google.aip.dev/155>).
 
 use aws_lc_rs::digest::{SHA256, digest};
-use client::SpiffeId;
 use serde::Serialize;
-use tonic::{Extensions, Status};
 use uuid::Uuid;
 
-/// The peer of a connection, proven by its certificate. Every request that reaches
-/// a handler carries one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller(pub SpiffeId);
-
-impl Caller {
-    /// The caller of a request.
-    pub fn of(extensions: &Extensions) -> Result<&Self, Status> {
-        extensions.get().ok_or_else(|| Status::unauthenticated("the call has no proven caller"))
-    }
-}
+use crate::Caller;
 
 /// The key under which the effect of a request is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
-    /// Who sent it: a SPIFFE ID.
+    /// Who sent it: [`Caller::principal`].
     pub principal: String,
     /// What the sender called it.
     pub request_id: Uuid,
@@ -40,7 +28,7 @@ impl RequestKey {
         let mut fingerprint = [0; 32];
         let digest = digest(&SHA256, &[rpc.as_bytes(), b"\0", &parameters].concat());
         fingerprint.copy_from_slice(digest.as_ref());
-        Self { principal: caller.0.to_string(), request_id, fingerprint }
+        Self { principal: caller.principal(), request_id, fingerprint }
     }
 
     /// Refuses the request if another one is on record under its key.

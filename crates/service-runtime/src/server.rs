@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use client::{Identity, SpiffeId};
+use client::{Channel, Identity, SpiffeId, Target};
 use http::Request;
 use proto::Policies;
 use tokio::{net::TcpListener, time};
@@ -17,6 +17,7 @@ use tower::Service;
 
 use crate::{
     Clock, Config, Identifiers,
+    access_token::{Realm, TokenIssuer, TokenKeys, Verifier},
     call::Rules,
     connection::{Drain, accept, serve_caller, serve_probe},
     sqlite,
@@ -102,15 +103,22 @@ impl Server {
         Ok(Self { config, identity, clock, identifiers, shutdown })
     }
 
-    /// Who this service is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    /// A channel to another workload of the same trust domain and namespace.
+    pub fn channel(&self, target: &Target, workload: &str) -> Result<Channel, client::Error> {
+        let Config { trust_domain, namespace, .. } = &self.config;
+        Channel::to(target.to_string())
+            .identity(self.identity.clone())
+            .peer(format!("spiffe://{trust_domain}/ns/{namespace}/sa/{workload}"))
+            .build()
     }
 
-    /// The SPIFFE ID of another workload of the same trust domain and namespace.
-    pub fn peer(&self, workload: &str) -> String {
-        let Config { trust_domain, namespace, .. } = &self.config;
-        format!("spiffe://{trust_domain}/ns/{namespace}/sa/{workload}")
+    /// Issues the access tokens of the suite.
+    pub fn token_issuer(&self) -> TokenIssuer {
+        TokenIssuer::new(self.realm())
+    }
+
+    fn realm(&self) -> Realm {
+        Realm::new(&self.config.trust_domain, &self.config.namespace)
     }
 
     /// Where the time comes from.
@@ -126,11 +134,13 @@ impl Server {
     /// Binds both ports and serves until the drain is over: says NOT_SERVING, waits,
     /// sends GOAWAY, lets calls end, and at the drain deadline cuts those that have not.
     ///
+    /// End users are whom a token proves that one of the `token_keys` has signed.
     /// `background` is the work that calls in flight may wait for. It runs
     /// until the last of them has ended, and is then dropped.
     pub async fn serve(
         self,
         services: Services,
+        token_keys: TokenKeys,
         background: impl Future<Output = Infallible>,
     ) -> Result<(), StartError> {
         let Services { mut routes, names } = services;
@@ -142,8 +152,11 @@ impl Server {
         let tls = TlsAcceptor::from(self.identity.server_config()?);
         let grpc = bind("GRPC_LISTEN_ADDRESS", self.config.grpc_listen_address).await?;
         let probes = bind("HEALTH_LISTEN_ADDRESS", self.config.health_listen_address).await?;
+        let verifier =
+            Verifier { realm: self.realm(), keys: token_keys, clock: self.clock.clone() };
         let rules = Arc::new(Rules {
             policies: Policies::load()?,
+            verifier,
             trust_domain: self.config.trust_domain,
             namespace: self.config.namespace,
         });

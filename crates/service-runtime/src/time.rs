@@ -90,7 +90,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Makes up identifiers. Cheap to clone.
+/// Makes up identifiers and secrets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identifiers {
     clock: Clock,
@@ -107,6 +107,14 @@ impl Identifiers {
     /// Identifiers of these sources of time and randomness.
     pub fn new(clock: Clock, random: StdRng) -> Self {
         Self { clock, source: Arc::new(Mutex::new(Source { random, last: Uuid::nil() })) }
+    }
+
+    /// Bytes that nobody can predict, for what must not be guessed.
+    pub fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        source.random.fill_bytes(&mut bytes);
+        bytes
     }
 
     /// A UUIDv7 (RFC 9562) that sorts after every other that this source has made,

@@ -29,6 +29,27 @@ impl<S: Store> Service<S> {
 
 #[tonic::async_trait]
 impl<S: Store> UserService for Service<S> {
+    async fn list_users(
+        &self,
+        _request: Request<pb::ListUsersRequest>,
+    ) -> Result<Response<pb::ListUsersResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn update_user(
+        &self,
+        _request: Request<pb::UpdateUserRequest>,
+    ) -> Result<Response<pb::User>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_user(
+        &self,
+        _request: Request<pb::DeleteUserRequest>,
+    ) -> Result<Response<pb::User>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn create_user(
         &self,
         request: Request<pb::CreateUserRequest>,
@@ -52,6 +73,15 @@ impl<S: Store> UserService for Service<S> {
 
 #[tonic::async_trait]
 impl<S: Store> AccountService for Service<S> {
+    type ListEntriesStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<pb::Entry, Status>> + Send>>;
+
+    async fn list_entries(
+        &self,
+        _request: Request<pb::ListEntriesRequest>,
+    ) -> Result<Response<Self::ListEntriesStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn deposit(
         &self,
         request: Request<pb::DepositRequest>,

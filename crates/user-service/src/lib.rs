@@ -23,7 +23,7 @@ use std::{convert::Infallible, process::ExitCode, time::Duration};
 use proto::user::v1::{
     account_service_server::AccountServiceServer, user_service_server::UserServiceServer,
 };
-use service_runtime::{Clock, Server, Services, StartError};
+use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
 
 pub use config::Config;
 use store::{Sqlite, Store};
@@ -48,7 +48,8 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let services = Services::default()
         .and(UserServiceServer::new(service.clone()))
         .and(AccountServiceServer::new(service));
-    server.serve(services, sweep(store, clock)).await
+    let token_keys = TokenKeys::new(|| Box::pin(async { Ok(Vec::new()) }));
+    server.serve(services, token_keys, sweep(store, clock)).await
 }
 
 /// Forgets marks that no message can need any more.

@@ -179,6 +179,7 @@ impl From<Product> for pb::Product {
             etag,
             create_time: Some(to_proto_timestamp(create_time)),
             update_time: Some(to_proto_timestamp(update_time)),
+            delete_time: None,
         }
     }
 }

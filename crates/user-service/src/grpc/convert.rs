@@ -99,6 +99,8 @@ impl From<User> for pb::User {
             etag,
             create_time: Some(to_proto_timestamp(create_time)),
             update_time: Some(to_proto_timestamp(update_time)),
+            role: 0,
+            delete_time: None,
         }
     }
 }

@@ -1,0 +1,387 @@
+//! The tokens that prove who an end user is: JWTs (RFC 7519, RFC 9068) signed with
+//! EdDSA (RFC 8037), issued by user-service and verified by every service with the
+//! keys that it publishes.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use client::{Channel, end_user::Token};
+use futures::future::BoxFuture;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use proto::user::v1::{
+    GetJsonWebKeySetRequest, JsonWebKey, auth_service_client::AuthServiceClient,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Mutex, time::Instant};
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+use crate::{Clock, EndUser, Role, Timestamp, refusal};
+
+/// How long an access token lives. A user who is deleted or a key that is revoked
+/// is good for so long at most.
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
+/// How long published keys are believed before they are asked for again.
+const KEYS_MAX_AGE: Duration = Duration::from_mins(1);
+/// How often keys are asked for at most, whatever tokens come.
+const KEYS_MIN_AGE: Duration = Duration::from_secs(1);
+/// What is worth reading as a token; those of the suite have about 400 bytes.
+const LONGEST_TOKEN: usize = 4096;
+
+/// What a token says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: Uuid,
+    role: Role,
+    iat: i64,
+    exp: i64,
+}
+
+/// Whose tokens are for whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Realm {
+    issuer: String,
+    audience: String,
+}
+
+impl Realm {
+    /// Of the tokens that user-service issues for the suite of a trust domain and
+    /// namespace.
+    pub(crate) fn new(trust_domain: &str, namespace: &str) -> Self {
+        let audience = format!("spiffe://{trust_domain}/ns/{namespace}");
+        Self { issuer: format!("{audience}/sa/user-service"), audience }
+    }
+}
+
+/// Signs access tokens.
+pub struct SigningKey {
+    key_id: String,
+    encoding: EncodingKey,
+    public: Vec<u8>,
+}
+
+/// A private key that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the private key is no Ed25519 key in PKCS#8")]
+pub struct InvalidKey;
+
+impl SigningKey {
+    /// The key of this name, from its private key in PKCS#8.
+    pub fn from_pkcs8(key_id: impl Into<String>, private_key: &[u8]) -> Result<Self, InvalidKey> {
+        let pair = Ed25519KeyPair::from_pkcs8(private_key).map_err(|_| InvalidKey)?;
+        Ok(Self {
+            key_id: key_id.into(),
+            encoding: EncodingKey::from_ed_der(private_key),
+            public: pair.public_key().as_ref().to_vec(),
+        })
+    }
+
+    /// A new private key in PKCS#8, made of 32 unpredictable bytes.
+    pub fn generate(seed: &[u8; 32]) -> Result<Vec<u8>, InvalidKey> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| InvalidKey)?;
+        Ok(pair.to_pkcs8().map_err(|_| InvalidKey)?.as_ref().to_vec())
+    }
+
+    /// What verifies the signatures of this key.
+    pub fn public_key(&self) -> JsonWebKey {
+        JsonWebKey {
+            kty: "OKP".to_owned(),
+            crv: "Ed25519".to_owned(),
+            alg: "EdDSA".to_owned(),
+            r#use: "sig".to_owned(),
+            kid: self.key_id.clone(),
+            x: BASE64_URL_SAFE_NO_PAD.encode(&self.public),
+        }
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SigningKey({})", self.key_id)
+    }
+}
+
+/// Issues the tokens of a suite.
+#[derive(Clone, Debug)]
+pub struct TokenIssuer(Realm);
+
+impl TokenIssuer {
+    pub(crate) fn new(realm: Realm) -> Self {
+        Self(realm)
+    }
+
+    /// A token of a user, and when it expires.
+    pub fn issue(
+        &self,
+        key: &SigningKey,
+        user_id: Uuid,
+        role: Role,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), InvalidKey> {
+        let issued = now.as_micros().div_euclid(1_000_000);
+        let expires = issued.saturating_add_unsigned(ACCESS_TOKEN_LIFETIME.as_secs());
+        let claims = Claims {
+            iss: self.0.issuer.clone(),
+            aud: self.0.audience.clone(),
+            sub: user_id,
+            role,
+            iat: issued,
+            exp: expires,
+        };
+        let header = Header {
+            typ: Some("at+jwt".to_owned()),
+            kid: Some(key.key_id.clone()),
+            ..Header::new(Algorithm::EdDSA)
+        };
+        let token =
+            jsonwebtoken::encode(&header, &claims, &key.encoding).map_err(|_| InvalidKey)?;
+        Ok((token, Timestamp::from_micros(expires.saturating_mul(1_000_000))))
+    }
+}
+
+type Fetch = dyn Fn() -> BoxFuture<'static, Result<Vec<JsonWebKey>, Status>> + Send + Sync;
+
+/// The keys that tokens are verified with. Cheap to clone.
+#[derive(Clone)]
+pub struct TokenKeys {
+    fetch: Arc<Fetch>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<String, DecodingKey>,
+    /// When they were last asked for.
+    asked: Option<Instant>,
+    /// Whether there was an answer.
+    is_current: bool,
+}
+
+impl TokenKeys {
+    /// The keys that `fetch` gets.
+    pub fn new(
+        fetch: impl Fn() -> BoxFuture<'static, Result<Vec<JsonWebKey>, Status>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { fetch: Arc::new(fetch), known: Arc::default() }
+    }
+
+    /// The keys that user-service publishes, behind this channel.
+    pub fn published(user_service: Channel) -> Self {
+        let client = AuthServiceClient::new(user_service);
+        Self::new(move || {
+            let mut client = client.clone();
+            Box::pin(async move {
+                let keys = client.get_json_web_key_set(GetJsonWebKeySetRequest {}).await?;
+                Ok(keys.into_inner().keys)
+            })
+        })
+    }
+
+    /// The key of this name. Keys are asked for again when they are old, or when this
+    /// one is not among them; when nobody answers, those that are known go on.
+    async fn get(&self, key_id: &str) -> Result<Option<DecodingKey>, Status> {
+        let mut known = self.known.lock().await;
+        let is_younger = |age| known.asked.is_some_and(|asked: Instant| asked.elapsed() < age);
+        if let Some(key) = known.keys.get(key_id)
+            && is_younger(KEYS_MAX_AGE)
+        {
+            return Ok(Some(key.clone()));
+        }
+        if !is_younger(KEYS_MIN_AGE) {
+            let fetched = (self.fetch)().await;
+            known.asked = Some(Instant::now());
+            known.is_current = fetched.is_ok();
+            match fetched {
+                Ok(keys) => known.keys = keys.iter().filter_map(decoding_key).collect(),
+                Err(status) => tracing::warn!(%status, "nobody has the keys of tokens"),
+            }
+        }
+        match known.keys.get(key_id) {
+            None if !known.is_current => {
+                Err(Status::unavailable("tokens cannot be verified now; repeat the call"))
+            }
+            key => Ok(key.cloned()),
+        }
+    }
+}
+
+fn decoding_key(key: &JsonWebKey) -> Option<(String, DecodingKey)> {
+    Some((key.kid.clone(), DecodingKey::from_ed_components(&key.x).ok()?))
+}
+
+impl fmt::Debug for TokenKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TokenKeys").finish_non_exhaustive()
+    }
+}
+
+/// Verifies the tokens of a suite.
+#[derive(Clone, Debug)]
+pub(crate) struct Verifier {
+    pub(crate) realm: Realm,
+    pub(crate) keys: TokenKeys,
+    pub(crate) clock: Clock,
+}
+
+impl Verifier {
+    /// The end user whom a token proves.
+    pub(crate) async fn verify(&self, token: &Token) -> Result<EndUser, Status> {
+        let token =
+            token.bearer().filter(|token| token.len() <= LONGEST_TOKEN).ok_or_else(invalid)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| invalid())?;
+        let key_id = header.kid.filter(|_| header.alg == Algorithm::EdDSA).ok_or_else(invalid)?;
+        let key = self.keys.get(&key_id).await?.ok_or_else(invalid)?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[&self.realm.issuer]);
+        validation.set_audience(&[&self.realm.audience]);
+        // The library has a clock of its own; ours is below.
+        validation.validate_exp = false;
+        let claims =
+            jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|_| invalid())?.claims;
+        let expire_time = Timestamp::from_micros(claims.exp.saturating_mul(1_000_000));
+        if expire_time <= self.clock.now() {
+            return Err(expired());
+        }
+        Ok(EndUser { id: claims.sub, role: claims.role, expire_time })
+    }
+
+    /// How long the proof of an end user still holds.
+    pub(crate) fn remaining(&self, user: &EndUser) -> Duration {
+        user.expire_time.saturating_since(self.clock.now())
+    }
+}
+
+/// There is no token.
+pub(crate) fn missing() -> Status {
+    refusal(
+        Code::Unauthenticated,
+        "TOKEN_MISSING",
+        "the call needs an end user; send the metadata `authorization: Bearer <token>` with the \
+         access token that SignIn answered",
+    )
+}
+
+/// There is something that is no token.
+pub(crate) fn invalid() -> Status {
+    refusal(
+        Code::Unauthenticated,
+        "TOKEN_INVALID",
+        "the metadata `authorization` is not one valid token of this suite; send \
+         `Bearer <token>` with the access token that SignIn answered",
+    )
+}
+
+/// The token was good once.
+pub(crate) fn expired() -> Status {
+    refusal(
+        Code::Unauthenticated,
+        "TOKEN_EXPIRED",
+        "the access token has expired; get a new one with RefreshToken or ExchangeApiKey",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    fn key(name: &str, seed: u8) -> SigningKey {
+        SigningKey::from_pkcs8(name, &SigningKey::generate(&[seed; 32]).unwrap()).unwrap()
+    }
+
+    fn realm() -> Realm {
+        Realm::new("chandlery.local", "chandlery")
+    }
+
+    fn verifier(published: &SigningKey, now: Timestamp) -> Verifier {
+        let published = published.public_key();
+        let keys = TokenKeys::new(move || {
+            let published = published.clone();
+            Box::pin(async move { Ok(vec![published]) })
+        });
+        Verifier { realm: realm(), keys, clock: Clock::new(move || now) }
+    }
+
+    fn bearer(token: &str) -> Token {
+        let value = format!("Bearer {token}").parse().unwrap();
+        Token::of(&[(http::header::AUTHORIZATION, value)].into_iter().collect()).unwrap()
+    }
+
+    async fn reason(verifier: &Verifier, token: &str) -> String {
+        crate::reason(&verifier.verify(&bearer(token)).await.unwrap_err()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_proves_its_user_until_it_expires() {
+        let (key, user_id) = (key("a", 1), Uuid::from_u128(7));
+        let issuer = TokenIssuer::new(realm());
+        let (token, expire_time) = issuer.issue(&key, user_id, Role::Staff, NOW).unwrap();
+        assert_eq!(expire_time, NOW.saturating_add(ACCESS_TOKEN_LIFETIME));
+        let user = verifier(&key, NOW).verify(&bearer(&token)).await.unwrap();
+        assert_eq!(user, EndUser { id: user_id, role: Role::Staff, expire_time });
+        assert_eq!(reason(&verifier(&key, expire_time), &token).await, "TOKEN_EXPIRED");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_key_suite_or_algorithm_proves_nothing() {
+        let (own, user_id) = (key("a", 1), Uuid::from_u128(7));
+        let issue = |realm, key: &SigningKey| {
+            TokenIssuer::new(realm).issue(key, user_id, Role::Staff, NOW).unwrap().0
+        };
+        let good = issue(realm(), &own);
+        let claims = good.split('.').nth(1).unwrap();
+        let unsigned = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"a"}"#);
+        // The public key as the secret of a symmetric signature.
+        let secret = EncodingKey::from_secret(&own.public);
+        let header = Header { kid: Some("a".to_owned()), ..Header::new(Algorithm::HS256) };
+        let symmetric = jsonwebtoken::encode(&header, &(), &secret).unwrap();
+        for bad in [
+            issue(realm(), &key("a", 2)),
+            issue(realm(), &key("b", 1)),
+            issue(Realm::new("elsewhere", "chandlery"), &own),
+            issue(Realm::new("chandlery.local", "other"), &own),
+            format!("{unsigned}.{claims}."),
+            symmetric,
+            good.replace('.', "!"),
+            format!("{good}{}", "x".repeat(LONGEST_TOKEN)),
+            String::new(),
+        ] {
+            assert_eq!(reason(&verifier(&own, NOW), &bad).await, "TOKEN_INVALID", "{bad}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_asked_for_when_old_or_unknown_and_at_most_once_a_second() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let public = key("a", 1).public_key();
+        let keys = TokenKeys::new({
+            let asked = Arc::clone(&asked);
+            move || {
+                let (asked, public) = (Arc::clone(&asked), public.clone());
+                Box::pin(async move {
+                    match asked.fetch_add(1, Ordering::Relaxed) {
+                        0 => Err(Status::unavailable("away")),
+                        1 => Ok(vec![public]),
+                        _ => Err(Status::unavailable("away again")),
+                    }
+                })
+            }
+        });
+        assert_eq!(keys.get("a").await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(keys.get("a").await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        tokio::time::advance(KEYS_MIN_AGE).await;
+        assert!(keys.get("a").await.unwrap().is_some());
+        assert!(keys.get("b").await.unwrap().is_none());
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        tokio::time::advance(KEYS_MAX_AGE).await;
+        assert!(keys.get("a").await.unwrap().is_some(), "an old key is better than none");
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+}
