@@ -38,9 +38,17 @@ lint-contract:
 breaking revision="origin/main":
     {{ buf }} breaking proto --against ".git#ref={{ revision }},subdir=proto"
 
+# Write docs/reference.md from the contract.
+reference:
+    cargo run --package suite-tests --example reference
+
 # Explore the purchase protocol further than the tests do; takes several minutes.
 model:
     cargo run --package suite-tests --example model
+
+# Send ten thousand bad inputs to every RPC in turn; --seed sends those of a run again.
+bad-input *arguments:
+    cargo run --package suite-tests --example bad_input -- {{ arguments }}
 
 # Plant known bugs in copies of the code, and check that the tests catch each.
 planted:

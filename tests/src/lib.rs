@@ -8,5 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod bad_input;
+pub mod member;
+pub mod memory;
 pub mod model;
+pub mod reference;
 pub mod shop;
+pub mod visit;

@@ -10,7 +10,7 @@ use chandlery::{
     service::Service,
     suite::{Credential, Options, Suite},
 };
-use client::{Channel, SpiffeId};
+use client::{Channel, Identity, SpiffeId};
 use futures::{TryStreamExt, stream};
 use hyper_util::rt::TokioIo;
 use proto::{
@@ -30,7 +30,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use service_runtime::{Clock, Identifiers};
+use service_runtime::{Clock, Identifiers, Timestamp};
 use tempfile::TempDir;
 use tokio::{
     io::AsyncReadExt,
@@ -119,7 +119,8 @@ impl Shop {
             display_name: "Grace".to_owned(),
             ..User::default()
         };
-        let request = CreateUserRequest { user: Some(user), request_id };
+        let request =
+            CreateUserRequest { user: Some(user), request_id, ..CreateUserRequest::default() };
         let user = self.clients.users.clone().create_user(request).await.unwrap().into_inner();
         if credit > 0 {
             let request = DepositRequest {
@@ -186,20 +187,34 @@ impl Shop {
         timeout(QUIET_PATIENCE, reached).await.expect("the state is reached in time");
     }
 
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        Clock::system().now()
+    }
+
     /// A channel of the suite to a service, as the operator.
     pub fn channel(&self, service: Service) -> Channel {
+        self.channel_as(service, self.suite.identity(Credential::OPERATOR).unwrap())
+    }
+
+    /// A channel of the suite to a service, as somebody else.
+    pub fn channel_as(&self, service: Service, identity: Identity) -> Channel {
         let peer = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}");
         let target = format!("static:///{}", self.suite.address(service));
-        let identity = self.suite.identity(Credential::OPERATOR).unwrap();
         Channel::to(target).identity(identity).peer(peer).build().unwrap()
     }
 
     /// A client over a bare connection, which adds nothing to a request and ends none.
     pub async fn raw_purchases(&self) -> PurchaseServiceClient<transport::Channel> {
+        PurchaseServiceClient::new(self.raw_channel(Service::Purchase).await)
+    }
+
+    /// A bare connection to a service, as the operator.
+    pub async fn raw_channel(&self, service: Service) -> transport::Channel {
         let identity = self.suite.identity(Credential::OPERATOR).unwrap();
-        let peer = SpiffeId::new(TRUST_DOMAIN, NAMESPACE, Service::Purchase.name()).unwrap();
+        let peer = SpiffeId::new(TRUST_DOMAIN, NAMESPACE, service.name()).unwrap();
         let tls = TlsConnector::from(identity.client_config(peer).unwrap());
-        let address = self.suite.address(Service::Purchase);
+        let address = self.suite.address(service);
         let connect = tower::service_fn(move |_| {
             let tls = tls.clone();
             async move {
@@ -208,7 +223,7 @@ impl Shop {
             }
         });
         let endpoint = transport::Endpoint::from_shared(format!("https://{address}")).unwrap();
-        PurchaseServiceClient::new(endpoint.connect_with_connector(connect).await.unwrap())
+        endpoint.connect_with_connector(connect).await.unwrap()
     }
 
     /// How a service refuses a TLS client that shows no certificate.

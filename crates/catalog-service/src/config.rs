@@ -16,8 +16,8 @@ pub struct Config {
 impl Config {
     /// Reads the variables.
     pub fn parse(variables: &mut Variables) -> Result<Self, Reported> {
-        let database_file = variables.required("DATABASE_FILE", DatabaseFile::FORM);
         const FORM: &str = "a target, for example static:///127.0.0.1:50051";
+        let database_file = variables.required("DATABASE_FILE", DatabaseFile::FORM);
         let user_service_target = variables.required("USER_SERVICE_TARGET", FORM);
         Ok(Self { database_file: database_file?, user_service_target: user_service_target? })
     }

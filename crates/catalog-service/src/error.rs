@@ -1,19 +1,26 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{RequestIdReused, refusal, sqlite};
+use service_runtime::{RequestIdReused, refusal, refusal_about, sqlite};
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use crate::stock::Refusal;
+use crate::{
+    product::{EtagStale, Sku},
+    stock::Refusal,
+};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such product.
-    #[error("there is no such product")]
-    ProductNotFound,
+    #[error("there is no product {0}; ListProducts tells which there are")]
+    ProductNotFound(Uuid),
     /// The SKU belongs to another product.
-    #[error("the SKU belongs to another product; choose another or update that one")]
-    SkuTaken,
+    #[error("another product has the SKU {}; choose another or update that one", .0.as_str())]
+    SkuTaken(Sku),
+    /// The product has changed since the caller read it.
+    #[error(transparent)]
+    EtagStale(#[from] EtagStale),
     /// The request identifier belongs to another request.
     #[error(transparent)]
     RequestIdReused(#[from] RequestIdReused),
@@ -28,13 +35,26 @@ pub enum Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
+        let about = |code, reason, id: Uuid| {
+            refusal_about(code, reason, &message, [("product_id", id.to_string())])
+        };
         match error {
-            Error::ProductNotFound => refusal(Code::NotFound, "PRODUCT_NOT_FOUND", message),
-            Error::SkuTaken => refusal(Code::AlreadyExists, "SKU_TAKEN", message),
+            Error::ProductNotFound(id) => about(Code::NotFound, "PRODUCT_NOT_FOUND", id),
+            Error::SkuTaken(sku) => {
+                let sku = [("sku", sku.as_str().to_owned())];
+                refusal_about(Code::AlreadyExists, "SKU_TAKEN", message, sku)
+            }
+            Error::EtagStale(EtagStale(id)) => about(Code::Aborted, "ETAG_STALE", id),
             Error::RequestIdReused(RequestIdReused) => {
                 refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
             }
-            Error::Refused(no) => refusal(Code::FailedPrecondition, reason(no), message),
+            Error::Refused(no) => {
+                let (code, reason) = (Code::FailedPrecondition, reason(no));
+                match no.product_id() {
+                    Some(id) => about(code, reason, id),
+                    None => refusal(code, reason, message),
+                }
+            }
             Error::Storage(error) => sqlite::status(&error),
         }
     }

@@ -4,17 +4,21 @@
 //! |---|---|
 //! | [`config`] | the variables of this service |
 //! | [`product`] | what a product is |
+//! | [`filter`] | which products a list holds |
 //! | [`stock`] | how much there is, and what a purchase may do to it: pure functions |
+//! | [`watch`] | follows the products |
 //! | [`error`] | everything that can go wrong, and the status that callers see |
 //! | [`store`] | what the domain needs of a database, and each engine that gives it |
 //! | [`grpc`] | the RPCs: convert, call, convert |
 
 pub mod config;
 pub mod error;
+pub mod filter;
 pub mod grpc;
 pub mod product;
 pub mod stock;
 pub mod store;
+pub mod watch;
 
 use std::{convert::Infallible, process::ExitCode, time::Duration};
 

@@ -230,32 +230,49 @@ impl Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is too little of a product.
-    #[error("too little of product {0} is available")]
+    #[error("too little of product {0} is available; order less of it, or wait for a restock")]
     OutOfStock(Uuid),
-    /// A product does not exist.
-    #[error("product {0} does not exist")]
+    /// A product does not exist, or no more.
+    #[error("there is no product {0}; leave it out")]
     ProductNotFound(Uuid),
     /// A price is in another currency than the purchase.
-    #[error("product {0} is sold in another currency")]
+    #[error("product {0} is sold in another currency; buy it apart")]
     CurrencyMismatch(Uuid),
     /// A release came first.
-    #[error("the goods of the purchase were released")]
+    #[error("the goods of the purchase were released; make another purchase")]
     ReservationReleased,
     /// The purchase is unknown and its time has passed.
-    #[error("the time of the purchase has passed")]
+    #[error("the time of the purchase has passed; make another purchase")]
     TooLate,
     /// Other goods were reserved for the purchase.
-    #[error("other goods were reserved for the purchase")]
+    #[error("other goods were reserved for the purchase; make another purchase")]
     ReservationDiffers,
     /// Nothing was reserved for the purchase.
-    #[error("nothing is reserved for the purchase")]
+    #[error("nothing is reserved for the purchase; reserve first")]
     ReservationNotFound,
     /// The goods were held too long.
-    #[error("the reservation has run out")]
+    #[error("the reservation has run out; make another purchase")]
     ReservationExpired,
     /// There would be more than [`STOCK_LIMIT`] pieces of the product.
-    #[error("a product cannot have more than {STOCK_LIMIT} pieces")]
+    #[error("a product cannot have more than {STOCK_LIMIT} pieces; add fewer")]
     StockLimit,
+}
+
+impl Refusal {
+    /// The product that it is about, if it is about one.
+    pub const fn product_id(&self) -> Option<Uuid> {
+        match self {
+            Self::OutOfStock(id) | Self::ProductNotFound(id) | Self::CurrencyMismatch(id) => {
+                Some(*id)
+            }
+            Self::ReservationReleased
+            | Self::TooLate
+            | Self::ReservationDiffers
+            | Self::ReservationNotFound
+            | Self::ReservationExpired
+            | Self::StockLimit => None,
+        }
+    }
 }
 
 /// Holds the goods of a purchase, all or none, and locks their prices. `offers`

@@ -3,21 +3,35 @@
 
 mod sqlite;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use service_runtime::{Page, Paged, RequestKey, Timestamp};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use sqlite::Sqlite;
 
 use crate::{
     error::Error,
-    product::{Draft, Imported, Product},
+    filter::Filter,
+    product::{Draft, Imported, Product, Update},
     stock::{Level, Reservation, ReserveRequest, State},
+    watch::{Change, Position},
 };
 
-/// The products, their stock and the reservations.
-pub trait Store: Clone + Send + Sync + 'static {
+/// How long the answer of a request is remembered: longer than anybody goes on repeating
+/// one.
+pub const REQUEST_RETENTION: Duration = Duration::from_hours(7 * 24);
+
+/// All that the service keeps.
+pub trait Store: Products + Stock + Clone + Send + Sync + 'static {
+    /// Expires what is held too long and forgets what is of no use any more, a bounded
+    /// number at once.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// The products.
+pub trait Products {
     /// Puts a product on the shelf under a new identifier. A repeat of the request
     /// gets the first answer.
     fn create(
@@ -36,12 +50,56 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<Imported>, Error>> + Send;
 
-    /// The product, if there is one.
+    /// The product, if there is one that is not deleted.
     fn get(&self, id: Uuid) -> impl Future<Output = Result<Option<Product>, Error>> + Send;
 
-    /// Products in the order of their creation.
-    fn list(&self, page: Page) -> impl Future<Output = Result<Paged<Product>, Error>> + Send;
+    /// Those of these products that there are, in any order, all of one moment.
+    fn get_many(&self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<Product>, Error>> + Send;
 
+    /// Products in the order of their creation.
+    fn list(
+        &self,
+        filter: &Filter,
+        page: Page,
+    ) -> impl Future<Output = Result<Paged<Product>, Error>> + Send;
+
+    /// [`Product::update`] on what is on record. A repeat of the request gets the first
+    /// answer.
+    fn update(
+        &self,
+        key: RequestKey,
+        id: Uuid,
+        update: Update,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Product, Error>> + Send;
+
+    /// [`Product::delete`] on what is on record. The SKU can be used again.
+    fn delete(
+        &self,
+        id: Uuid,
+        etag: Option<String>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Product, Error>> + Send;
+
+    /// The products, of these or of all if none are named, that have changed since a
+    /// position, deleted ones included, by their last change.
+    fn changes(
+        &self,
+        ids: &[Uuid],
+        since: Position,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Change>, Error>> + Send;
+
+    /// The number of the last change of any product; zero if there was none.
+    fn last_change(&self) -> impl Future<Output = Result<i64, Error>> + Send;
+
+    /// Wakes after commits. To miss none, subscribe first and read then.
+    fn commits(&self) -> watch::Receiver<()>;
+}
+
+/// The stock and the reservations. Goods of a product that is deleted are held for
+/// nobody any more, but those that are held can be sold and given back.
+pub trait Stock {
     /// Adds pieces of a product. A repeat of the request gets the first answer.
     fn restock(
         &self,
@@ -69,10 +127,6 @@ pub trait Store: Clone + Send + Sync + 'static {
         purchase_id: Uuid,
         not_after: Timestamp,
     ) -> impl Future<Output = Result<Reservation, Error>> + Send;
-
-    /// Expires what is held too long and forgets what is collectable, a bounded
-    /// number at once.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The sums of the stock and a page of reservations by purchase.
     fn audit(&self, page: Page) -> impl Future<Output = Result<Audit, Error>> + Send;

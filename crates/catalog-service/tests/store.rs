@@ -3,23 +3,34 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use catalog_service::{
     error::Error,
-    product::{Draft, Imported, Label, Product, Sku},
+    filter::Filter,
+    product::{Changes, Draft, EtagStale, Imported, Label, Product, Sku, Update},
     stock::{Item, Refusal, RequestedItem, Reservation, ReserveRequest, STOCK_LIMIT, State},
-    store::{Audit, AuditedReservation, Restock, ShelfLevel, Sqlite, Store},
+    store::{
+        Audit, AuditedReservation, Products, REQUEST_RETENTION, Restock, ShelfLevel, Sqlite, Stock,
+        Store,
+    },
+    watch::{Position, Watch},
 };
-use futures::future::join_all;
-use service_runtime::{Money, Page, RequestKey, Timestamp, sqlite::OpenError};
+use futures::{FutureExt, future::join_all};
+use service_runtime::{Money, Page, Paged, RequestKey, Timestamp, sqlite::OpenError};
 use tempfile::TempDir;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 const NOT_AFTER: Timestamp = Timestamp::from_micros(100);
 const LATE: Timestamp = Timestamp::from_micros(101);
 /// When what is late may be forgotten.
 const FORGETTABLE: Timestamp = Timestamp::from_micros(LATE.as_micros() + 3_600_000_000);
+
+const ALL: Page = Page { size: 1000, after: None };
 
 /// An open store, and a clock and identifiers of its own.
 struct Shop<S> {
@@ -52,6 +63,36 @@ impl<S: Store> Shop<S> {
     async fn import(&self, drafts: &[Draft]) -> Vec<Imported> {
         let drafts = drafts.iter().map(|draft| (self.new_id(), draft.clone())).collect();
         self.store.import(drafts, self.now).await.unwrap()
+    }
+
+    async fn list(&self, page: Page) -> Paged<Product> {
+        self.store.list(&Filter::default(), page).await.unwrap()
+    }
+
+    /// The SKUs of the products that meet a filter.
+    async fn search(&self, filter: &str) -> Vec<String> {
+        let products = self.store.list(&filter.parse().unwrap(), ALL).await.unwrap().rows;
+        products.into_iter().map(|product| product.label.sku.as_str().to_owned()).collect()
+    }
+
+    async fn update(
+        &self,
+        request: u128,
+        id: Uuid,
+        etag: Option<&str>,
+        changes: Changes,
+    ) -> Result<Product, Error> {
+        let key = key(request, &format!("{id} {etag:?} {changes:?}"));
+        let update = Update { etag: etag.map(str::to_owned), changes };
+        self.store.update(key, id, update, self.now).await
+    }
+
+    async fn delete(&self, id: Uuid, etag: Option<&str>) -> Result<Product, Error> {
+        self.store.delete(id, etag.map(str::to_owned), self.now).await
+    }
+
+    async fn watch(&self, ids: &[Uuid], position: Option<Position>) -> Watch<S> {
+        Watch::begin(self.store.clone(), ids.to_vec(), position).await.unwrap()
     }
 
     async fn restock(&self, request: u128, id: Uuid, quantity: u32) -> Result<ShelfLevel, Error> {
@@ -87,7 +128,7 @@ impl<S: Store> Shop<S> {
 
     /// The audit, once it has been seen that the stock is sound.
     async fn audit(&self) -> Audit {
-        let audit = self.store.audit(Page { size: 1000, after: None }).await.unwrap();
+        let audit = self.store.audit(ALL).await.unwrap();
         assert!(audit.total.is_sound(), "{:?}", audit.total);
         assert_eq!((audit.oversold_product_count, audit.unbalanced_product_count), (0, 0));
         audit
@@ -139,9 +180,251 @@ async fn a_request_that_creates_a_product_can_be_repeated_but_not_altered() {
     let altered = shop.create(1, draft("ROPE", 251, 10)).await;
     assert!(matches!(altered, Err(Error::RequestIdReused(_))), "{altered:?}");
     let taken = shop.create(2, draft("ROPE", 250, 10)).await;
-    assert!(matches!(taken, Err(Error::SkuTaken)), "{taken:?}");
+    assert!(matches!(taken, Err(Error::SkuTaken(_))), "{taken:?}");
     assert_eq!(shop.store.get(rope.id).await.unwrap(), Some(rope));
     assert_eq!(shop.store.get(Uuid::nil()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_update_changes_what_it_names_once_per_request_and_demands_the_etag() {
+    let shop = shop().await;
+    let rope = shop.create(1, draft("ROPE", 250, 10)).await.unwrap();
+    shop.create(2, draft("ANCHOR", 9900, 3)).await.unwrap();
+    let dearer = || Changes { price: Some(euros(300)), ..Changes::default() };
+    let updated = shop.update(3, rope.id, Some(&rope.etag()), dearer()).await.unwrap();
+    let label = Label { price: euros(300), ..rope.label.clone() };
+    assert_eq!((&updated.label, updated.available), (&label, 10));
+    assert_ne!(updated.etag(), rope.etag());
+    assert_eq!(shop.store.get(rope.id).await.unwrap().as_ref(), Some(&updated));
+
+    // The repeat of the request is answered, though its etag is stale by now.
+    let repeated = shop.update(3, rope.id, Some(&rope.etag()), dearer()).await;
+    assert_eq!(repeated.unwrap(), updated);
+    let altered = shop.update(3, rope.id, None, dearer()).await;
+    assert!(matches!(altered, Err(Error::RequestIdReused(_))), "{altered:?}");
+    let stale = shop.update(4, rope.id, Some(&rope.etag()), dearer()).await;
+    assert!(matches!(stale, Err(Error::EtagStale(EtagStale(id))) if id == rope.id), "{stale:?}");
+    assert_eq!(shop.update(5, rope.id, None, dearer()).await.unwrap(), updated, "nothing to do");
+
+    let sku = |text: &str| Some(Sku::try_from(text.to_owned()).unwrap());
+    let renamed = |text| Changes { sku: sku(text), ..Changes::default() };
+    let taken = shop.update(6, rope.id, None, renamed("ANCHOR")).await;
+    assert!(matches!(taken, Err(Error::SkuTaken(_))), "{taken:?}");
+    let renamed = shop.update(7, rope.id, None, renamed("CORD")).await.unwrap();
+    assert_eq!(renamed.label.sku.as_str(), "CORD");
+    let nothing = shop.update(8, Uuid::nil(), None, dearer()).await;
+    assert!(matches!(nothing, Err(Error::ProductNotFound(_))), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_product_is_gone_for_readers_and_its_sku_is_free() {
+    let shop = shop().await;
+    let rope = shop.create(1, draft("ROPE", 250, 10)).await.unwrap();
+    let stale = shop.delete(rope.id, Some("\"7\"")).await;
+    assert!(matches!(stale, Err(Error::EtagStale(_))), "{stale:?}");
+    let deleted = shop.delete(rope.id, Some(&rope.etag())).await.unwrap();
+    assert_eq!(deleted.delete_time, Some(shop.now));
+    assert_ne!(deleted.etag(), rope.etag());
+    assert_eq!(shop.delete(rope.id, Some(&rope.etag())).await.unwrap(), deleted);
+    let nothing = shop.delete(Uuid::nil(), None).await;
+    assert!(matches!(nothing, Err(Error::ProductNotFound(_))), "{nothing:?}");
+
+    assert_eq!(shop.store.get(rope.id).await.unwrap(), None);
+    assert_eq!(shop.store.get_many(&[rope.id]).await.unwrap(), []);
+    assert_eq!(shop.list(ALL).await.rows, []);
+    assert_eq!(shop.search("sku = ROPE AND category = rope").await, [] as [&str; 0]);
+    let update = shop.update(2, rope.id, None, Changes::default()).await;
+    assert!(matches!(update, Err(Error::ProductNotFound(_))), "{update:?}");
+    let restock = shop.restock(3, rope.id, 1).await;
+    assert!(matches!(restock, Err(Error::ProductNotFound(_))), "{restock:?}");
+    let reserve = shop.reserve(1, &[(rope.id, 1)]).await;
+    assert!(matches!(reserve, Err(Error::Refused(Refusal::ProductNotFound(_)))), "{reserve:?}");
+
+    assert_eq!(shop.import(&[draft("ROPE", 250, 3)]).await, [Imported::Created]);
+    let again = shop.list(ALL).await.rows;
+    assert!(again.len() == 1 && again[0].id != rope.id, "{again:?}");
+    shop.delete(again[0].id, None).await.unwrap();
+    shop.create(4, draft("ROPE", 250, 1)).await.unwrap();
+    assert_eq!(shop.audit().await.total.available, 14);
+}
+
+#[tokio::test]
+async fn goods_of_a_deleted_product_that_are_held_can_be_sold_and_given_back() {
+    let shop = shop().await;
+    let rope = shop.product_with(10).await;
+    for purchase in 1..=3 {
+        shop.reserve(purchase, &[(rope, 2)]).await.unwrap();
+    }
+    shop.delete(rope, None).await.unwrap();
+    assert_eq!(shop.confirm(1).await.unwrap().state, State::Sold);
+    assert_eq!(shop.release(2).await.state, State::Released);
+    assert_eq!(shop.confirm(3).await.unwrap().state, State::Sold);
+    assert_eq!(shop.release(3).await.state, State::Released);
+    let total = shop.audit().await.total;
+    assert_eq!((total.available, total.reserved, total.sold), (8, 0, 2));
+}
+
+#[tokio::test]
+async fn a_filter_finds_whole_categories_parts_of_names_and_skus_whatever_the_case() {
+    let shop = shop().await;
+    for (request, sku, name, category) in [
+        (1, "OIL-1", "Ölzeug, \"Sturm\"", "Kleidung"),
+        (2, "OIL-2", "Lampenöl 100 %", "Öle"),
+        (3, "ROPE-1", "Rope_manila", "Rope"),
+        (4, "ROPE-2", "ROPE, HEMP", "Ropes"),
+    ] {
+        let Draft { mut label, .. } = draft(sku, 100, 0);
+        label = Label { name: name.to_owned(), category: category.to_owned(), ..label };
+        shop.create(request, Draft { label, initial_quantity: 0 }).await.unwrap();
+    }
+    for (filter, found) in [
+        ("", vec!["OIL-1", "OIL-2", "ROPE-1", "ROPE-2"]),
+        ("category = rope", vec!["ROPE-1"]),
+        (r#"category = "ÖLE""#, vec!["OIL-2"]),
+        ("name : rope", vec!["ROPE-1", "ROPE-2"]),
+        ("name : ÖL", vec!["OIL-1", "OIL-2"]),
+        ("name : ÖL AND name : lamp", vec!["OIL-2"]),
+        (r#"name : "_M""#, vec!["ROPE-1"]),
+        (r#"name : "%""#, vec!["OIL-2"]),
+        (r#"name : "\"sturm\"""#, vec!["OIL-1"]),
+        (r#"name : """#, vec!["OIL-1", "OIL-2", "ROPE-1", "ROPE-2"]),
+        ("sku = ROPE-2", vec!["ROPE-2"]),
+        ("sku = ROPE-2 AND category = rope", vec![]),
+        ("category = rope AND category = ropes", vec![]),
+    ] {
+        assert_eq!(shop.search(filter).await, found, "{filter}");
+    }
+    let page = Page { size: 1, after: None };
+    let first = shop.store.list(&"name : rope".parse().unwrap(), page).await.unwrap();
+    let page = Page { after: first.next, ..page };
+    let second = shop.store.list(&"name : rope".parse().unwrap(), page).await.unwrap();
+    assert_eq!((first.rows.len(), second.rows.len(), second.next), (1, 1, None));
+}
+
+#[tokio::test]
+async fn many_products_are_read_at_once_and_those_that_are_missing_left_out() {
+    let shop = shop().await;
+    let (rope, anchor) = (shop.product_with(1).await, shop.product_with(2).await);
+    let mut found = shop.store.get_many(&[anchor, Uuid::nil(), rope, anchor]).await.unwrap();
+    found.sort_by_key(|product| product.id);
+    let levels: Vec<_> = found.iter().map(|product| (product.id, product.available)).collect();
+    assert_eq!(levels, [(rope, 1), (anchor, 2)]);
+}
+
+/// A product that is changed last, so that a watch that tells of it has told all else.
+struct Bell(Uuid);
+
+impl Bell {
+    /// What a watch tells before it hears the bell: the product, how much is available,
+    /// whether it is deleted.
+    async fn told<S: Store>(&self, shop: &Shop<S>, watch: &mut Watch<S>) -> Vec<(Uuid, i64, bool)> {
+        let rung = shop.restock(shop.new_id().as_u128(), self.0, 1).await.unwrap().level;
+        let mut told = Vec::new();
+        loop {
+            let next = timeout(Duration::from_secs(30), watch.next()).await;
+            let (product, _) = next.unwrap().unwrap();
+            let (id, available) = (product.id, product.available);
+            if id != self.0 {
+                told.push((id, available, product.delete_time.is_some()));
+            } else if available == rung.available {
+                return told;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_how_products_stand_and_then_whatever_a_reader_can_see() {
+    let shop = shop().await;
+    let (rope, anchor) = (shop.product_with(10).await, shop.product_with(3).await);
+    let gone = shop.product_with(1).await;
+    shop.reserve(9, &[(gone, 1)]).await.unwrap();
+    shop.delete(gone, None).await.unwrap();
+    let bell = Bell(shop.product_with(0).await);
+    let mut watch = shop.watch(&[], None).await;
+    let told = bell.told(&shop, &mut watch).await;
+    assert_eq!(told, [(rope, 10, false), (anchor, 3, false)]);
+
+    shop.reserve(1, &[(rope, 4)]).await.unwrap();
+    shop.restock(1, anchor, 1).await.unwrap();
+    let told = bell.told(&shop, &mut watch).await;
+    assert_eq!(told, [(rope, 6, false), (anchor, 4, false)]);
+    // What is sold was not for sale before, and nobody sees goods that went back to a
+    // deleted product.
+    shop.confirm(1).await.unwrap();
+    shop.release(9).await;
+    assert_eq!(bell.told(&shop, &mut watch).await, []);
+
+    shop.release(1).await;
+    shop.delete(anchor, None).await.unwrap();
+    let hawser = shop.create(2, draft("HAWSER", 999, 5)).await.unwrap().id;
+    let told = bell.told(&shop, &mut watch).await;
+    assert_eq!(told, [(rope, 10, false), (anchor, 4, true), (hawser, 5, false)]);
+    shop.import(&[draft("HAWSER", 900, 0)]).await;
+    assert_eq!(bell.told(&shop, &mut watch).await, [(hawser, 5, false)]);
+    shop.import(&[draft("HAWSER", 900, 0)]).await;
+    assert_eq!(bell.told(&shop, &mut watch).await, []);
+}
+
+#[tokio::test]
+async fn who_looks_late_is_told_the_last_state_of_each_product_once() {
+    let shop = shop().await;
+    let (rope, anchor) = (shop.product_with(10).await, shop.product_with(3).await);
+    let bell = Bell(shop.product_with(0).await);
+    let mut watch = shop.watch(&[rope, anchor, bell.0], None).await;
+    assert_eq!(bell.told(&shop, &mut watch).await.len(), 2);
+    for request in 0..20 {
+        shop.restock(request, rope, 1).await.unwrap();
+        shop.restock(100 + request, anchor, 1).await.unwrap();
+    }
+    shop.product_with(7).await;
+    let told = bell.told(&shop, &mut watch).await;
+    assert_eq!(told, [(rope, 30, false), (anchor, 23, false)]);
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_any_position_without_a_gap_or_a_repeat() {
+    let shop = shop().await;
+    let bell = Bell(shop.product_with(0).await);
+    let mut ids = Vec::new();
+    for pieces in 0..150 {
+        ids.push(shop.product_with(pieces).await);
+    }
+    // Deleted before the watch begins, and yet changed after all that it tells of.
+    shop.delete(ids[7], None).await.unwrap();
+    let (mut seen, mut position) = (Vec::new(), None);
+    let mut watch = shop.watch(&[], None).await;
+    for _ in 0..150 {
+        let (product, next) = watch.next().await.unwrap();
+        seen.push(product.id);
+        position = Some(next);
+        if seen.len() % 40 == 0 {
+            watch = shop.watch(&[], position).await;
+        }
+    }
+    ids.remove(7);
+    assert_eq!((seen[0], &seen[1..]), (bell.0, ids.as_slice()));
+    let mut watch = shop.watch(&[], position).await;
+    assert_eq!(bell.told(&shop, &mut watch).await, []);
+    shop.restock(1, ids[3], 5).await.unwrap();
+    shop.delete(ids[9], None).await.unwrap();
+    shop.restock(2, ids[3], 5).await.unwrap();
+    let mut watch = shop.watch(&[], position).await;
+    let told = bell.told(&shop, &mut watch).await;
+    assert_eq!(told, [(ids[9], 10, true), (ids[3], 13, false)]);
+}
+
+#[tokio::test]
+async fn a_watch_waits_for_the_commit_and_is_woken_by_it() {
+    let shop = shop().await;
+    let rope = shop.product_with(10).await;
+    let mut watch = shop.watch(&[rope], None).await;
+    watch.next().await.unwrap();
+    let mut next = Box::pin(watch.next());
+    assert!((&mut next).now_or_never().is_none());
+    shop.restock(1, rope, 1).await.unwrap();
+    let (product, _) = timeout(Duration::from_secs(30), next).await.unwrap().unwrap();
+    assert_eq!(product.available, 11);
 }
 
 #[tokio::test]
@@ -149,9 +432,9 @@ async fn an_import_can_be_sent_again_and_relabels_without_touching_the_stock() {
     let shop = shop().await;
     let drafts = [draft("ROPE", 250, 10), draft("ANCHOR", 9900, 3)];
     assert_eq!(shop.import(&drafts).await, [Imported::Created, Imported::Created]);
-    let first = shop.store.list(Page { size: 10, after: None }).await.unwrap();
+    let first = shop.list(ALL).await;
     assert_eq!(shop.import(&drafts).await, [Imported::Unchanged, Imported::Unchanged]);
-    assert_eq!(shop.store.list(Page { size: 10, after: None }).await.unwrap(), first);
+    assert_eq!(shop.list(ALL).await, first);
 
     let dearer = [draft("ROPE", 300, 999), draft("ANCHOR", 9900, 3)];
     assert_eq!(shop.import(&dearer).await, [Imported::Updated, Imported::Unchanged]);
@@ -172,7 +455,7 @@ async fn a_list_and_an_audit_page_through_all_rows_by_key() {
     }
     let (mut products, mut page) = (Vec::new(), Page { size: 2, after: None });
     loop {
-        let list = shop.store.list(page).await.unwrap();
+        let list = shop.list(page).await;
         products.extend(list.rows.iter().map(|product| product.id));
         page.after = list.next;
         if page.after.is_none() {
@@ -203,7 +486,7 @@ async fn a_restock_adds_once_per_request_and_stays_within_the_limit() {
     let altered = shop.restock(1, rope, 6).await;
     assert!(matches!(altered, Err(Error::RequestIdReused(_))), "{altered:?}");
     let nothing = shop.restock(3, Uuid::nil(), 1).await;
-    assert!(matches!(nothing, Err(Error::ProductNotFound)), "{nothing:?}");
+    assert!(matches!(nothing, Err(Error::ProductNotFound(_))), "{nothing:?}");
     let full = shop.product_with(STOCK_LIMIT).await;
     let beyond = shop.restock(3, full, 1).await;
     assert!(matches!(beyond, Err(Error::Refused(Refusal::StockLimit))), "{beyond:?}");
@@ -215,7 +498,7 @@ async fn a_restock_adds_once_per_request_and_stays_within_the_limit() {
 async fn goods_are_reserved_once_at_locked_prices_and_an_altered_or_late_request_refused() {
     let mut shop = shop().await;
     shop.import(&[draft("ROPE", 250, 10)]).await;
-    let rope = shop.store.list(Page { size: 1, after: None }).await.unwrap().rows[0].id;
+    let rope = shop.list(ALL).await.rows[0].id;
     let held = shop.reserve(1, &[(rope, 4)]).await.unwrap();
     assert_eq!(held.items, [Item { product_id: rope, quantity: 4, unit_price: euros(250) }]);
     shop.import(&[draft("ROPE", 999, 10)]).await;
@@ -339,6 +622,21 @@ async fn a_sweep_forgets_what_is_late_and_released_and_nothing_that_is_sold() {
     shop.store.sweep(FORGETTABLE).await.unwrap();
     assert_eq!(states_and_totals(&shop.audit().await), [(1, State::Sold, 250)]);
     assert_eq!(shop.available(rope).await, 9);
+}
+
+#[tokio::test]
+async fn a_request_is_remembered_for_as_long_as_anybody_may_repeat_it() {
+    let mut shop = shop().await;
+    let rope = shop.product_with(10).await;
+    shop.restock(1, rope, 5).await.unwrap();
+    shop.now = shop.now.saturating_add(REQUEST_RETENTION);
+    shop.store.sweep(shop.now).await.unwrap();
+    shop.restock(1, rope, 5).await.unwrap();
+    assert_eq!(shop.available(rope).await, 15);
+    shop.now = shop.now.saturating_add(Duration::from_micros(1));
+    shop.store.sweep(shop.now).await.unwrap();
+    shop.restock(1, rope, 5).await.unwrap();
+    assert_eq!(shop.available(rope).await, 20);
 }
 
 #[tokio::test]

@@ -3,22 +3,26 @@
 
 use std::{
     env,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use client::Identity;
 use console::style;
 use service_runtime::Clock;
+use tokio::signal::unix::SignalKind;
 use tonic::Code;
 
 use crate::{
-    certs,
+    call, certs,
     check::{self, Evidence, check},
     clients::{Clients, Targets},
+    completions,
     demo::{self, Host},
+    dev,
     service::{self, Service},
 };
 
@@ -39,9 +43,13 @@ Examples:
   chandlery                                 the demonstration
   chandlery demo --purchases 2000 --kills 20
   chandlery demo --seed 7                   the same goods and moments again
+  chandlery dev                             the suite kept running, with data in .chandlery
+  chandlery dev --only catalog-service      one service of it, as it was just built
   chandlery certs --out certs               an authority and a certificate for each workload
   chandlery check --certs certs --user-service static:///127.0.0.1:50051 ...
                                             what must hold, of services that run
+  chandlery call ListProducts               any RPC, with JSON in and out
+  source <(chandlery completions bash)      completes all of it, names of RPCs included
 
 Exit status:
   0 well; 1 an invariant does not hold, or nothing was killed; 64 wrong usage;
@@ -61,8 +69,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Dev(dev::Args),
     Certs(certs::Args),
     Check(CheckArgs),
+    Call(call::Args),
+    Completions(completions::Args),
     #[command(hide = true, disable_help_flag = true)]
     UserService(service::Args),
     #[command(hide = true, disable_help_flag = true)]
@@ -107,6 +118,7 @@ async fn run(command: Command) -> ExitCode {
     match command {
         // The story is long, and so is its future.
         Command::Demo(args) => Box::pin(demonstrate(&args, clock)).await,
+        Command::Dev(args) => Box::pin(develop(&args, clock)).await,
         Command::Certs(args) => match certs::run(&args, &clock) {
             Ok(summary) => {
                 println!("{summary}");
@@ -118,18 +130,50 @@ async fn run(command: Command) -> ExitCode {
             Ok(status) => status,
             Err(failure) => failure,
         },
+        Command::Call(args) => match call::run(&args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(call_status(&failure), &failure.to_string()),
+        },
+        Command::Completions(args) => {
+            // Whoever closes the pipe has read enough.
+            let _ = io::stdout().write_all(&completions::script(args, &Cli::command()));
+            ExitCode::SUCCESS
+        }
         Command::UserService(args) => Service::User.run(args).await,
         Command::CatalogService(args) => Service::Catalog.run(args).await,
         Command::PurchaseService(args) => Service::Purchase.run(args).await,
     }
 }
 
-async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
-    let program = match env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return fail(OS, &format!("this program does not know its path: {error}")),
+fn host(clock: Clock) -> Result<Host, ExitCode> {
+    let program = env::current_exe()
+        .map_err(|error| fail(OS, &format!("this program does not know its path: {error}")))?;
+    Ok(Host { program, environment: inherited(), clock })
+}
+
+async fn develop(args: &dev::Args, clock: Clock) -> ExitCode {
+    let host = match host(clock) {
+        Ok(host) => host,
+        Err(failure) => return failure,
     };
-    let host = Host { program, environment: inherited(), clock };
+    let invoked_as = env::args_os().next().unwrap_or_else(|| "chandlery".into());
+    let outcome = dev::run(args, host, &invoked_as.to_string_lossy()).await;
+    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+    let status = match &failure {
+        dev::Failure::Running(_) | dev::Failure::Starting(_) | dev::Failure::Taken(_) => TRY_AGAIN,
+        dev::Failure::NotRunning(_) | dev::Failure::Abandoned(_) => UNAVAILABLE,
+        dev::Failure::File { .. } | dev::Failure::System(_) => OS,
+        dev::Failure::Suite(_) | dev::Failure::Call(_) | dev::Failure::Goods(_) => SOFTWARE,
+        dev::Failure::Killed(signal) => signalled(*signal),
+    };
+    fail(status, failure.to_string().trim_end())
+}
+
+async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
+    let host = match host(clock) {
+        Ok(host) => host,
+        Err(failure) => return failure,
+    };
     let Err(failure) = Box::pin(demo::run(args, host)).await else { return ExitCode::SUCCESS };
     let status = match &failure {
         demo::Failure::Broken(_) | demo::Failure::NothingKilled => BROKEN,
@@ -142,11 +186,23 @@ async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
         | demo::Failure::Unanswered { .. }
         | demo::Failure::NotQuiet { .. }
         | demo::Failure::Check(_) => SOFTWARE,
-        demo::Failure::Interrupted(signal) => {
-            SIGNALLED.saturating_add(u8::try_from(signal.as_raw_value()).unwrap_or_default())
-        }
+        demo::Failure::Interrupted(signal) => signalled(*signal),
     };
     fail(status, &failure.to_string())
+}
+
+fn call_status(failure: &call::Failure) -> u8 {
+    match failure {
+        call::Failure::Input(_)
+        | call::Failure::AnyService(_)
+        | call::Failure::Identity(_)
+        | call::Failure::Client(_) => USAGE,
+        call::Failure::Endpoints { .. } => UNAVAILABLE,
+        call::Failure::Status(status) if status.code() == Code::Unavailable => UNAVAILABLE,
+        call::Failure::Status(status) => call::exit_status(status.code()),
+        call::Failure::Answer(_) => SOFTWARE,
+        call::Failure::Output(_) => OS,
+    }
 }
 
 async fn check_services(args: &CheckArgs) -> Result<ExitCode, ExitCode> {
@@ -190,25 +246,29 @@ fn refuse(error: &check::Error) -> ExitCode {
     fail(exit_status, &format!("{error}; {advice}"))
 }
 
+/// The status by which a shell tells of a signal.
+fn signalled(signal: SignalKind) -> u8 {
+    SIGNALLED.saturating_add(u8::try_from(signal.as_raw_value()).unwrap_or_default())
+}
+
 fn fail(status: u8, problem: &str) -> ExitCode {
     eprintln!("{}: {problem}", style("chandlery").for_stderr().red().bold());
     status.into()
 }
 
-/// The variables that the services of a suite inherit: where programs are, and
-/// where telemetry goes.
+/// The variables that the services of a suite inherit: where programs are, what is
+/// logged, and where telemetry goes.
 fn inherited() -> Vec<(String, String)> {
     // A variable that is not UTF-8 is none of ours.
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name == "PATH" || name.starts_with("OTEL_"))
+        .filter(|(name, _)| name == "PATH" || name == "RUST_LOG" || name.starts_with("OTEL_"))
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -8,7 +8,8 @@ use proto::{
     },
     purchase::v1::purchase_service_client::PurchaseServiceClient,
     user::v1::{
-        account_service_client::AccountServiceClient, user_service_client::UserServiceClient,
+        account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
+        user_service_client::UserServiceClient,
     },
 };
 
@@ -35,6 +36,8 @@ pub struct Targets {
 pub struct Clients {
     /// Users.
     pub users: UserServiceClient<Channel>,
+    /// Sessions and API keys.
+    pub auth: AuthServiceClient<Channel>,
     /// Store credit.
     pub accounts: AccountServiceClient<Channel>,
     /// Products.
@@ -55,6 +58,7 @@ impl Clients {
         let purchases = channel(Service::Purchase, purchase_service, identity)?;
         Ok(Self {
             users: UserServiceClient::new(users.clone()),
+            auth: AuthServiceClient::new(users.clone()),
             accounts: AccountServiceClient::new(users),
             catalog: CatalogServiceClient::new(catalog.clone()),
             stock: StockServiceClient::new(catalog),

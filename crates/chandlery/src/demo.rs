@@ -1,7 +1,7 @@
 //! The demonstration: three services, many purchases, and a `kill -9` again and
 //! again, which no purchase must notice.
 
-mod goods;
+pub(crate) mod goods;
 mod kill;
 mod people;
 mod supervisor;
@@ -82,7 +82,7 @@ impl Default for Args {
     }
 }
 
-/// What the demonstration is given by the process that it is in.
+/// What the demonstration and `chandlery dev` are given by the process that they are in.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The binary that offers the services as hidden subcommands.

@@ -9,12 +9,17 @@
 //! | [`load`] | buys, concurrently and stubbornly |
 //! | [`check`] | what must hold, of what is on record |
 //! | [`demo`] | the story that tells of all of it |
+//! | [`dev`] | the suite kept running, for whoever works on it or calls it |
+//! | [`call`] | any RPC, with JSON in and out |
 
+pub mod call;
 pub mod certs;
 pub mod check;
 mod cli;
 pub mod clients;
+mod completions;
 pub mod demo;
+pub mod dev;
 pub mod load;
 pub mod service;
 pub mod suite;

@@ -3,6 +3,8 @@
 
 use std::{fmt, io, process, process::ExitCode, thread};
 
+use clap::{ValueEnum, builder::PossibleValue};
+
 /// One of the three services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
@@ -37,6 +39,16 @@ impl Service {
             Self::Catalog => catalog_service::main().await,
             Self::Purchase => purchase_service::main().await,
         }
+    }
+}
+
+impl ValueEnum for Service {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
 

@@ -4,6 +4,8 @@
 //! No process outlives the [`Suite`] that started it, nor the process that it is
 //! in, even when that is killed.
 
+mod endpoints;
+pub(crate) mod lock;
 mod process;
 
 use std::{
@@ -24,12 +26,14 @@ use crate::{
     clients::{Clients, Targets},
     service::Service,
 };
-use process::{Member, Program};
+use process::{Member, PORT_ATTEMPTS, Program, is_lost_race};
+
+pub use endpoints::{Endpoint, Endpoints};
 
 /// The workload that may do what an operator does.
 const OPERATOR: &str = "chandlery";
 
-/// How long the certificates of a suite are valid.
+/// How long a certificate is valid that is issued to a caller.
 const VALIDITY: Duration = Duration::from_hours(24);
 
 /// How long a service may take to drain before it counts as stuck.
@@ -40,7 +44,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The binary that offers the services as hidden subcommands.
     pub program: PathBuf,
-    /// Where databases, certificates and logs are kept; made if it is missing.
+    /// Where databases, certificates and logs are kept, and found again by a later suite;
+    /// made if it is missing.
     pub directory: PathBuf,
     /// Variables of the services beside those that the suite sets. They inherit
     /// none.
@@ -91,6 +96,9 @@ pub enum Error {
     /// Every port that was tried belongs to another process.
     #[error("no free port was found on 127.0.0.1; end some of the programs that listen there")]
     NoFreePort,
+    /// A process of another suite is the service in this directory.
+    #[error("{0} is still run by another program on the same directory; end that one first")]
+    RunElsewhere(Service),
     /// The process ended before it served.
     #[error("{service} ended before it served ({status}); its log ends so:\n{log}")]
     Ended {
@@ -145,6 +153,8 @@ pub enum Credential<'a> {
     Expired,
     /// In the name of the operator, of an authority that the services do not trust.
     Foreign,
+    /// Of an operator of another trust domain, of the authority that they trust.
+    OtherTrustDomain,
 }
 
 impl Credential<'_> {
@@ -169,18 +179,15 @@ impl Suite {
         Ok(suite)
     }
 
-    /// Makes certificates, and starts nothing yet.
+    /// Makes the certificates that are missing or due, and starts nothing yet.
     pub fn prepare(options: Options) -> Result<Self, Error> {
         let Options { program, directory, environment, clock, mut random } = options;
         let certificates = directory.join("certs");
-        fs::create_dir_all(&certificates)
-            .map_err(|cause| Error::File { path: certificates.clone(), cause })?;
-        let authority = Authority::create(TRUST_DOMAIN, clock.now())?;
-        authority.save(&certificates)?;
-        for workload in certs::WORKLOADS {
-            let leaf = Leaf::new(workload, NAMESPACE, clock.now(), VALIDITY);
-            authority.issue(&leaf)?.save(&certificates, workload)?;
-        }
+        certs::run(&certs::Args::new(certificates.clone()), &clock)?;
+        // The services work there, and the way to it is not theirs.
+        let directory = fs::canonicalize(&directory)
+            .map_err(|cause| Error::File { path: directory.clone(), cause })?;
+        let authority = Authority::load(&certificates)?;
         let operator = Identity::load(&certs::identity_files(&certificates, OPERATOR))?;
 
         let program = Program { path: program, directory, environment, operator };
@@ -194,16 +201,66 @@ impl Suite {
         Ok(Self { program, authority, clock, members })
     }
 
-    /// Starts all services, each on ports that nobody uses, and waits until each
-    /// serves. Those that run are killed first.
+    /// Has the services where others were before them.
+    pub fn place(&mut self, endpoints: &Endpoints) {
+        for member in &mut self.members {
+            member.place(endpoints.of(member.service));
+        }
+        self.introduce();
+    }
+
+    /// Shows the logs on the standard error from the next start on, and keeps none.
+    pub fn show_logs(&mut self) {
+        for member in &mut self.members {
+            member.log_file = None;
+        }
+    }
+
+    /// Starts all services, each where it was if nobody else is there by now, and waits
+    /// until each serves. Those that run are killed first.
     pub async fn launch(&mut self) -> Result<(), Error> {
+        let mut attempts = 0;
+        loop {
+            match self.try_launch().await {
+                // Another process was quicker to take the port.
+                Err(error) if is_lost_race(&error) && attempts < PORT_ATTEMPTS => attempts += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_launch(&mut self) -> Result<(), Error> {
+        let mut taken = Vec::new();
+        for member in &mut self.members {
+            member.end();
+            member.claim(&self.program).await?;
+            member.choose_ports(&mut taken)?;
+        }
+        self.introduce();
         let Self { program, members: [user, catalog, purchase], .. } = self;
-        tokio::try_join!(user.start(program), catalog.start(program))?;
-        purchase.variables = vec![
-            ("USER_SERVICE_TARGET", target(user.address())),
-            ("CATALOG_SERVICE_TARGET", target(catalog.address())),
-        ];
-        purchase.start(program).await
+        tokio::try_join!(user.launch(program), catalog.launch(program))?;
+        purchase.launch(program).await
+    }
+
+    /// Tells the services where those are that they call.
+    fn introduce(&mut self) {
+        let [user, catalog, purchase] = &mut self.members;
+        let user = ("USER_SERVICE_TARGET", target(user.address()));
+        purchase.variables =
+            vec![user.clone(), ("CATALOG_SERVICE_TARGET", target(catalog.address()))];
+        catalog.variables = vec![user];
+    }
+
+    /// Drains a service, and lets another program run it in its place until it is
+    /// restarted here.
+    pub async fn release(&mut self, service: Service) -> Result<(), Error> {
+        let member = self.member(service);
+        let ended = match member.process_id() {
+            Some(_) => member.terminate(DRAIN_PATIENCE).await.map(drop),
+            None => Ok(()),
+        };
+        member.release();
+        ended
     }
 
     /// Kills a service with SIGKILL, and returns when its process is gone.
@@ -281,14 +338,16 @@ impl Suite {
         self.members[service as usize].health_address()
     }
 
+    /// Where all services serve.
+    pub fn endpoints(&self) -> Endpoints {
+        let [user_service, catalog_service, purchase_service] =
+            self.members.each_ref().map(Member::endpoint);
+        Endpoints { user_service, catalog_service, purchase_service }
+    }
+
     /// Where the services are, as [`client::Channel::to`] takes it.
     pub fn targets(&self) -> Targets {
-        let target = |service| target(self.address(service));
-        Targets {
-            user_service: target(Service::User),
-            catalog_service: target(Service::Catalog),
-            purchase_service: target(Service::Purchase),
-        }
+        self.endpoints().targets()
     }
 
     /// Clients that call as the operator.
@@ -320,6 +379,11 @@ impl Suite {
                 let leaf = Leaf::new(OPERATOR, NAMESPACE, now, VALIDITY);
                 ("foreign", Authority::create(TRUST_DOMAIN, now)?.issue(&leaf)?)
             }
+            Credential::OtherTrustDomain => {
+                let leaf = Leaf::new(OPERATOR, NAMESPACE, now, VALIDITY);
+                let authority = Authority::load(&folder)?.vouching_for("elsewhere.example");
+                ("elsewhere", authority.issue(&leaf)?)
+            }
         };
         // Beside the certificates of the services, which are in use.
         let issued_folder = folder.join("issued");
@@ -344,7 +408,7 @@ impl Suite {
 
     /// The last lines of the log of a service.
     pub fn log_tail(&self, service: Service) -> String {
-        log_tail(self.directory(), service)
+        self.members[service as usize].log_tail()
     }
 
     fn member(&mut self, service: Service) -> &mut Member {

@@ -175,6 +175,7 @@ fn explain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_target_is_one_or_more_addresses() {
@@ -201,6 +202,18 @@ mod tests {
             ("static:///a:1/b", r#""a:1/b" is not an address"#),
         ] {
             assert_eq!(text.parse::<Target>().unwrap_err(), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_target_is_written_as_it_was_read(
+            text in r"static:///([a-z0-9.-]{1,9}|\[[0-9a-f:]{2,9}\]):[0-9]{1,6}(,[a-z.]{1,5}:[1-9])?|static:///\PC*|\PC*",
+        ) {
+            if let Ok(target) = text.parse::<Target>() {
+                prop_assert!(target.authority().port_u16().is_some_and(|port| port > 0));
+                prop_assert_eq!(target.to_string(), text);
+            }
         }
     }
 }

@@ -80,7 +80,7 @@ pub fn current() -> Option<Deadline> {
 
 /// Why a `grpc-timeout` cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("grpc-timeout is 1 to 8 digits and a unit (H, M, S, m, u or n), not {0:?}")]
+#[error("grpc-timeout is {0:?}; send 1 to 8 digits and a unit (H, M, S, m, u or n)")]
 pub struct InvalidTimeout(String);
 
 /// The timeout that a request states, if it states one.
@@ -93,7 +93,8 @@ pub fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Invali
 
 /// Reads the value of a `grpc-timeout`.
 pub fn parse_timeout(text: &str) -> Result<Duration, InvalidTimeout> {
-    let invalid = || InvalidTimeout(text.to_owned());
+    // Enough to recognize it by.
+    let invalid = || InvalidTimeout(text.chars().take(16).collect());
     let unit = text.chars().next_back().ok_or_else(invalid)?;
     let digits = text.strip_suffix(unit).ok_or_else(invalid)?;
     let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
@@ -175,6 +176,17 @@ mod tests {
             let read = parse_timeout(&format_timeout(timeout)).unwrap();
             prop_assert!(read <= timeout);
             prop_assert!(timeout.saturating_sub(read) <= timeout / 1_000_000);
+        }
+
+        #[test]
+        fn whatever_is_sent_is_a_timeout_of_the_form_or_refused(
+            text in r"[0-9]{0,10}[HMSmunx]?|\PC{0,10}",
+        ) {
+            let digits = text.strip_suffix(['H', 'M', 'S', 'm', 'u', 'n']);
+            let fits = digits.is_some_and(|digits| {
+                (1..=8).contains(&digits.len()) && digits.bytes().all(|it| it.is_ascii_digit())
+            });
+            prop_assert_eq!(parse_timeout(&text).is_ok(), fits);
         }
     }
 

@@ -125,6 +125,7 @@ fn is_path_segment(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_id_is_parsed_into_its_parts_and_back() {
@@ -181,5 +182,18 @@ mod tests {
         assert_eq!(read(&[]), Err(Error::UriNames(0)));
         assert_eq!(read(&[id, "https://a"]), Err(Error::UriNames(2)));
         assert_eq!(read(&["spiffe://a"]), Err(Error::Form("spiffe://a".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_written_as_it_was_read(
+            text in r"spiffe://[a-z0-9._-]{1,9}/ns/[A-Za-z0-9._-]{1,9}/sa/[A-Za-z0-9._-]{1,9}|[a-z:/.]*|\PC*",
+        ) {
+            if let Ok(id) = text.parse::<SpiffeId>() {
+                let parts = SpiffeId::new(id.trust_domain(), id.namespace(), id.workload());
+                prop_assert_eq!(parts, Ok(id.clone()));
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
     }
 }

@@ -50,7 +50,9 @@ impl<U: Message + Default> TonicDecoder for Decoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         U::decode(buffer).map(Some).map_err(|error| {
-            Status::invalid_argument(format!("the message is not valid Protobuf: {error}"))
+            Status::invalid_argument(format!(
+                "the message is not valid Protobuf: {error}; encode it as the contract says"
+            ))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Wakes those who wait for a purchase. Whoever is woken reads the record anew:
+//! Wakes those who wait for a purchase or a cart. Whoever is woken reads the record anew:
 //! nothing is believed but what is committed.
 
 use std::{
@@ -9,22 +9,22 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Who waits for which purchase. Cheap to clone.
+/// Who waits for which purchase or cart. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Arc<Mutex<HashMap<Uuid, watch::Sender<()>>>>);
 
 impl Changes {
-    /// Waits for changes of a purchase from now on. To miss none, subscribe first
+    /// Waits for changes of a purchase or a cart from now on. To miss none, subscribe first
     /// and read the record then.
-    pub fn subscribe(&self, purchase_id: Uuid) -> Subscription {
+    pub fn subscribe(&self, id: Uuid) -> Subscription {
         let mut waiting = self.waiting();
-        let changed = waiting.entry(purchase_id).or_default().subscribe();
-        Subscription { purchase_id, changed: Some(changed), changes: self.clone() }
+        let changed = waiting.entry(id).or_default().subscribe();
+        Subscription { id, changed: Some(changed), changes: self.clone() }
     }
 
-    /// Wakes all who wait for a purchase.
-    pub fn announce(&self, purchase_id: Uuid) {
-        if let Some(sender) = self.waiting().get(&purchase_id) {
+    /// Wakes all who wait for a purchase or a cart.
+    pub fn announce(&self, id: Uuid) {
+        if let Some(sender) = self.waiting().get(&id) {
             sender.send_replace(());
         }
     }
@@ -35,10 +35,10 @@ impl Changes {
     }
 }
 
-/// Somebody who waits for a purchase.
+/// Somebody who waits for a purchase or a cart.
 #[derive(Debug)]
 pub struct Subscription {
-    purchase_id: Uuid,
+    id: Uuid,
     /// None once it is being dropped.
     changed: Option<watch::Receiver<()>>,
     changes: Changes,
@@ -61,8 +61,8 @@ impl Drop for Subscription {
         // Under the lock, so that of two that end at once one is the last.
         self.changed = None;
         let abandoned = |sender: &watch::Sender<()>| sender.receiver_count() == 0;
-        if waiting.get(&self.purchase_id).is_some_and(abandoned) {
-            waiting.remove(&self.purchase_id);
+        if waiting.get(&self.id).is_some_and(abandoned) {
+            waiting.remove(&self.id);
         }
     }
 }
@@ -89,6 +89,7 @@ mod tests {
         drop(second);
         assert_eq!(changes.waiting().len(), 0);
     }
+
     #[test]
     fn subscriptions_that_end_at_once_leave_nothing_behind() {
         let changes = Changes::default();

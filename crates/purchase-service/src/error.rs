@@ -1,28 +1,41 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{RequestIdReused, refusal, sqlite};
+use service_runtime::{RequestIdReused, refusal, refusal_about, sqlite};
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use crate::purchase::State;
+use crate::{
+    cart::Refusal,
+    purchase::{NotOwner, State},
+};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such purchase.
-    #[error("there is no such purchase")]
-    PurchaseNotFound,
+    /// There is no such purchase, or not for this caller.
+    #[error("there is no purchase {0}; ListPurchases names those of a user")]
+    PurchaseNotFound(Uuid),
+    /// The user is another's to act for.
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
     /// The request identifier belongs to another request.
     #[error(transparent)]
     RequestIdReused(#[from] RequestIdReused),
     /// It is too late to cancel.
-    #[error("a purchase that is {} cannot be cancelled; only a PENDING one can", .0.name())]
-    NotCancellable(State),
+    #[error("purchase {0} is {state} and cannot be cancelled; only a PENDING one can", state = .1.name())]
+    NotCancellable(Uuid, State),
     /// There is nothing to refund.
-    #[error("a purchase that is {} cannot be refunded; only a CONFIRMED one can", .0.name())]
-    NotRefundable(State),
+    #[error("purchase {0} is {state} and cannot be refunded; only a CONFIRMED one can", state = .1.name())]
+    NotRefundable(Uuid, State),
     /// The purchase has changed since the caller read it.
-    #[error("the purchase has changed since; read it again and decide anew")]
-    EtagStale,
+    #[error("purchase {0} has changed since; read it again and decide anew")]
+    EtagStale(Uuid),
+    /// The cart cannot be shopped with so.
+    #[error(transparent)]
+    CartRefused(#[from] Refusal),
+    /// Nobody can tell whether a cart still is what its buyer saw.
+    #[error("the catalog is away, so that prices cannot be compared; open the cart again")]
+    CatalogAway,
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] sqlx::Error),
@@ -31,19 +44,41 @@ pub enum Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
+        let about = |code, reason, id: Uuid| {
+            refusal_about(code, reason, &message, [("purchase_id", id.to_string())])
+        };
         match error {
-            Error::PurchaseNotFound => refusal(Code::NotFound, "PURCHASE_NOT_FOUND", message),
+            Error::PurchaseNotFound(id) => about(Code::NotFound, "PURCHASE_NOT_FOUND", id),
+            Error::NotOwner(NotOwner(id)) => {
+                let user = [("user_id", id.to_string())];
+                refusal_about(Code::PermissionDenied, "NOT_OWNER", message, user)
+            }
             Error::RequestIdReused(RequestIdReused) => {
                 refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
             }
-            Error::NotCancellable(_) => {
-                refusal(Code::FailedPrecondition, "PURCHASE_NOT_CANCELLABLE", message)
+            Error::NotCancellable(id, _) => {
+                about(Code::FailedPrecondition, "PURCHASE_NOT_CANCELLABLE", id)
             }
-            Error::NotRefundable(_) => {
-                refusal(Code::FailedPrecondition, "PURCHASE_NOT_REFUNDABLE", message)
+            Error::NotRefundable(id, _) => {
+                about(Code::FailedPrecondition, "PURCHASE_NOT_REFUNDABLE", id)
             }
-            Error::EtagStale => refusal(Code::Aborted, "ETAG_STALE", message),
+            Error::EtagStale(id) => about(Code::Aborted, "ETAG_STALE", id),
+            Error::CartRefused(no) => {
+                let (code, reason, id) = named(no);
+                refusal_about(code, reason, message, [("cart_id", id.to_string())])
+            }
+            Error::CatalogAway => Status::unavailable(message),
             Error::Storage(error) => sqlite::status(&error),
         }
+    }
+}
+
+fn named(refusal: Refusal) -> (Code, &'static str, Uuid) {
+    match refusal {
+        Refusal::NotOwner(id) => (Code::PermissionDenied, "NOT_OWNER", id),
+        Refusal::Differs(id) => (Code::FailedPrecondition, "CART_DIFFERS", id),
+        Refusal::Empty(id) => (Code::FailedPrecondition, "CART_EMPTY", id),
+        Refusal::Full(id) => (Code::FailedPrecondition, "CART_FULL", id),
+        Refusal::Stale(id) => (Code::Aborted, "ETAG_STALE", id),
     }
 }

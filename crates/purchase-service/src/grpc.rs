@@ -2,29 +2,37 @@
 //! [`worker`](crate::worker) drives.
 
 mod convert;
+mod shop;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use proto::purchase::v1::{self as pb, purchase_service_server::PurchaseService};
-use service_runtime::{Caller, Clock, Identifiers, PageTokens, to_proto_timestamp, trace};
+use service_runtime::{
+    Actor, Caller, Clock, Identifiers, PageTokens, RequestKey, to_proto_timestamp, trace,
+};
 use tokio::sync::Notify;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::{
     changes::{Changes, Subscription},
     error::Error,
-    purchase::{self, Decision, Event, Purchase, State},
+    purchase::{self, Decision, Event, Order, Purchase, State},
     store::{Draft, Store},
+    worker::Others,
 };
 
 const PURCHASES: PageTokens<'_> = PageTokens::new(["AuditPurchases", ""]);
+
+/// What answers the request that made a purchase.
+const OUTCOMES: [State; 3] = [State::Confirmed, State::Failed, State::Cancelled];
 
 /// Serves the RPCs from a store.
 #[derive(Clone, Debug)]
 pub struct Service<S> {
     store: S,
+    others: Others,
     worker: Arc<Notify>,
     changes: Changes,
     clock: Clock,
@@ -33,22 +41,36 @@ pub struct Service<S> {
 }
 
 impl<S: Store> Service<S> {
-    /// Serves from `store`. `worker` is notified when there is something to drive, and
-    /// announces in `changes` what came of it. A purchase that is still pending after
-    /// `purchase_timeout` fails.
+    /// Serves from `store`; the `others` know what a shopper is shown. `worker` is
+    /// notified when there is something to drive, and announces in `changes` what came of
+    /// it. A purchase that is still pending after `purchase_timeout` fails.
     pub fn new(
         store: S,
+        others: Others,
         worker: Arc<Notify>,
         changes: Changes,
         clock: Clock,
         identifiers: Identifiers,
         purchase_timeout: Duration,
     ) -> Self {
-        Self { store, worker, changes, clock, identifiers, purchase_timeout }
+        Self { store, others, worker, changes, clock, identifiers, purchase_timeout }
     }
 
-    async fn find(&self, id: Uuid) -> Result<Purchase, Error> {
-        self.store.get(id).await?.ok_or(Error::PurchaseNotFound)
+    /// A purchase, if it is there for the actor.
+    async fn find(&self, actor: Actor, id: Uuid) -> Result<Purchase, Error> {
+        let purchase = self.store.get(id).await?;
+        purchase.filter(|it| it.is_visible_to(actor)).ok_or(Error::PurchaseNotFound(id))
+    }
+
+    /// A purchase that is to be made of an order.
+    fn draft(&self, key: RequestKey, order: Order) -> Draft {
+        Draft {
+            key,
+            id: self.identifiers.next(),
+            order,
+            not_after: self.clock.now().saturating_add(self.purchase_timeout),
+            trace_parent: trace::current(),
+        }
     }
 
     /// Waits for the answer that is on record under one of these states, for as long
@@ -58,7 +80,8 @@ impl<S: Store> Service<S> {
         loop {
             let events = self.store.events(id, 0).await?;
             if let Some(event) = events.into_iter().find(|event| states.contains(&event.state)) {
-                return Ok(self.find(id).await?.as_of(event));
+                let purchase = self.store.get(id).await?.ok_or(Error::PurchaseNotFound(id))?;
+                return Ok(purchase.as_of(event));
             }
             changes.changed().await;
         }
@@ -67,20 +90,21 @@ impl<S: Store> Service<S> {
     /// Records a decision about a purchase, unless it is there already.
     async fn decide(
         &self,
+        actor: Actor,
         id: Uuid,
         etag: Option<&str>,
         decide: fn(State) -> Decision,
-        refusal: fn(State) -> Error,
+        refusal: fn(Uuid, State) -> Error,
     ) -> Result<(), Error> {
         loop {
-            let purchase = self.find(id).await?;
+            let purchase = self.find(actor, id).await?;
             let transition = match decide(purchase.last.state) {
                 Decision::Record(transition) => transition,
                 Decision::Wait | Decision::Answer => return Ok(()),
-                Decision::Refuse => return Err(refusal(purchase.last.state)),
+                Decision::Refuse => return Err(refusal(id, purchase.last.state)),
             };
             if etag.is_some_and(|etag| etag != purchase.etag()) {
-                return Err(Error::EtagStale);
+                return Err(Error::EtagStale(id));
             }
             let version = etag.map(|_| purchase.last.version);
             if self.store.transition(id, transition, version, self.clock.now()).await? {
@@ -95,50 +119,35 @@ impl<S: Store> Service<S> {
 
 #[tonic::async_trait]
 impl<S: Store> PurchaseService for Service<S> {
-    type ShopStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<pb::ShopResponse, Status>> + Send>>;
-
-    async fn shop(
-        &self,
-        _request: Request<tonic::Streaming<pb::ShopRequest>>,
-    ) -> Result<Response<Self::ShopStream>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
     async fn create_purchase(
         &self,
         request: Request<pb::CreatePurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
         let caller = Caller::of(request.extensions())?.clone();
         let (key, order) = convert::create_purchase(&caller, &request.into_inner())?;
-        let now = self.clock.now();
-        let draft = Draft {
-            key,
-            id: self.identifiers.next(),
-            order,
-            not_after: now.saturating_add(self.purchase_timeout),
-            trace_parent: trace::current(),
-        };
-        let id = self.store.create(draft, now).await?;
+        purchase::admit(caller.actor(), order.user_id).map_err(Error::from)?;
+        let id = self.store.create(self.draft(key, order), self.clock.now()).await?;
         self.worker.notify_one();
-        let outcomes = [State::Confirmed, State::Failed, State::Cancelled];
-        let purchase = self.answer(id, &outcomes).await?;
-        Ok(Response::new(purchase.into()))
+        Ok(Response::new(self.answer(id, &OUTCOMES).await?.into()))
     }
 
     async fn get_purchase(
         &self,
         request: Request<pb::GetPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
+        let actor = Caller::of(request.extensions())?.actor();
         let id = convert::get_purchase(&request.into_inner())?;
-        Ok(Response::new(self.find(id).await?.into()))
+        Ok(Response::new(self.find(actor, id).await?.into()))
     }
 
     async fn list_purchases(
         &self,
         request: Request<pb::ListPurchasesRequest>,
     ) -> Result<Response<pb::ListPurchasesResponse>, Status> {
+        let actor = Caller::of(request.extensions())?.actor();
         let request = request.into_inner();
         let (user_id, page) = convert::list_purchases(&request)?;
+        purchase::admit(actor, user_id).map_err(Error::from)?;
         let purchases = self.store.list(user_id, page).await?;
         Ok(Response::new(pb::ListPurchasesResponse {
             next_page_token: convert::purchases_of(&request.user_id).token(purchases.next),
@@ -150,8 +159,10 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::CancelPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
+        let actor = Caller::of(request.extensions())?.actor();
         let (id, etag) = convert::cancel_purchase(request.into_inner())?;
-        self.decide(id, etag.as_deref(), purchase::cancel, Error::NotCancellable).await?;
+        let etag = etag.as_deref();
+        self.decide(actor, id, etag, purchase::cancel, Error::NotCancellable).await?;
         Ok(Response::new(self.answer(id, &[State::Cancelled]).await?.into()))
     }
 
@@ -159,8 +170,10 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::RefundPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
+        let actor = Caller::of(request.extensions())?.actor();
         let (id, etag) = convert::refund_purchase(request.into_inner())?;
-        self.decide(id, etag.as_deref(), purchase::refund, Error::NotRefundable).await?;
+        let etag = etag.as_deref();
+        self.decide(actor, id, etag, purchase::refund, Error::NotRefundable).await?;
         Ok(Response::new(self.answer(id, &[State::Refunded]).await?.into()))
     }
 
@@ -171,9 +184,10 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::WatchPurchaseRequest>,
     ) -> Result<Response<Self::WatchPurchaseStream>, Status> {
+        let actor = Caller::of(request.extensions())?.actor();
         let (id, after_version) = convert::watch_purchase(&request.into_inner())?;
         let changes = self.changes.subscribe(id);
-        let purchase = self.find(id).await?;
+        let purchase = self.find(actor, id).await?;
         let watch = Watch {
             store: self.store.clone(),
             changes,
@@ -191,6 +205,17 @@ impl<S: Store> PurchaseService for Service<S> {
             Err(error) => Err(error.into()),
         });
         Ok(Response::new(events.boxed()))
+    }
+
+    type ShopStream = Pin<Box<dyn Stream<Item = Result<pb::ShopResponse, Status>> + Send>>;
+
+    async fn shop(
+        &self,
+        request: Request<Streaming<pb::ShopRequest>>,
+    ) -> Result<Response<Self::ShopStream>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
+        let views = shop::views(self.clone(), caller, request.into_inner());
+        Ok(Response::new(views.boxed()))
     }
 
     async fn audit_purchases(

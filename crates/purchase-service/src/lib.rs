@@ -5,13 +5,15 @@
 //! |---|---|
 //! | [`config`] | the variables of this service |
 //! | [`purchase`] | what a purchase is, and what may be decided about it |
+//! | [`cart`] | what a user is about to buy, and what it comes to: pure functions |
 //! | [`saga`] | what is to be done for a purchase: a pure function |
 //! | [`worker`] | does it, and does it again after a crash |
-//! | [`changes`] | wakes those who wait for a purchase |
+//! | [`changes`] | wakes those who wait for a purchase or a cart |
 //! | [`error`] | everything that can go wrong, and the status that callers see |
 //! | [`store`] | what the domain needs of a database, and each engine that gives it |
 //! | [`grpc`] | the RPCs: convert, call, convert |
 
+pub mod cart;
 pub mod changes;
 pub mod config;
 pub mod error;
@@ -21,15 +23,18 @@ pub mod saga;
 pub mod store;
 pub mod worker;
 
-use std::process::ExitCode;
+use std::{convert::Infallible, process::ExitCode, time::Duration};
 
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
-use service_runtime::{Server, Services, StartError, access_token::TokenKeys};
+use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
 
 use changes::Changes;
 pub use config::Config;
-use store::Sqlite;
+use store::{Sqlite, Store};
 use worker::{Others, Worker};
+
+/// How often carts are looked through for abandoned ones.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
 /// the workload.
@@ -44,19 +49,37 @@ pub async fn main() -> ExitCode {
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let user_service = server.channel(&config.user_service_target, "user-service")?;
     let catalog_service = server.channel(&config.catalog_service_target, "catalog-service")?;
-    let others = Others::new(catalog_service, user_service.clone());
+    let watches = server.channel(&config.catalog_service_target, "catalog-service")?;
+    let others = Others::new(catalog_service, watches, user_service.clone());
     let store = Sqlite::open(&config.database_file).await?;
     let changes = Changes::default();
     let clock = server.clock().clone();
-    let worker = Worker::new(store.clone(), others, changes.clone(), clock.clone());
+    let worker = Worker::new(store.clone(), others.clone(), changes.clone(), clock.clone());
     let service = grpc::Service::new(
-        store,
+        store.clone(),
+        others,
         worker.nudge(),
         changes,
-        clock,
+        clock.clone(),
         server.identifiers().clone(),
         config.purchase_timeout,
     );
     let services = Services::default().and(PurchaseServiceServer::new(service));
-    server.serve(services, TokenKeys::published(user_service), worker.run()).await
+    let background = async {
+        tokio::select! {
+            never = Box::pin(worker.run()) => never,
+            never = sweep(store, clock) => never,
+        }
+    };
+    server.serve(services, TokenKeys::published(user_service), background).await
+}
+
+/// Forgets carts that nobody has come back to.
+async fn sweep(store: impl Store, clock: Clock) -> Infallible {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        if let Err(error) = store.sweep(clock.now()).await {
+            tracing::warn!(%error, "carts could not be swept; trying again");
+        }
+    }
 }

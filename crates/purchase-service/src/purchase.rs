@@ -1,8 +1,22 @@
 //! What a purchase is, where it stands, and what may be decided about it.
 
 use serde::Serialize;
-use service_runtime::{Currency, Timestamp};
+use service_runtime::{Actor, Currency, Timestamp};
 use uuid::Uuid;
+
+/// The most products in one purchase.
+pub const MOST_ITEMS: usize = 100;
+
+/// A request names a user for whom its actor may not act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("user {0} is somebody else; name yourself, or let the staff do it")]
+pub struct NotOwner(pub Uuid);
+
+/// Whether an actor may buy for a user and see what he bought. Nothing is looked up, so
+/// that nobody learns who exists.
+pub fn admit(actor: Actor, user_id: Uuid) -> Result<(), NotOwner> {
+    if actor.may_act_for(user_id) { Ok(()) } else { Err(NotOwner(user_id)) }
+}
 
 /// What a user wants to buy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +72,11 @@ pub struct Event {
 }
 
 impl Purchase {
+    /// Whether the purchase is there for an actor, to see and to change.
+    pub fn is_visible_to(&self, actor: Actor) -> bool {
+        admit(actor, self.order.user_id).is_ok()
+    }
+
     /// What a writer must have seen to decide about it
     /// (<https://google.aip.dev/154>).
     pub fn etag(&self) -> String {
@@ -241,6 +260,15 @@ pub const fn refund(state: State) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_customer_buys_for_himself_and_staff_and_the_operator_for_anyone() {
+        let (own, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(admit(Actor::Customer(own), own), Ok(()));
+        assert_eq!(admit(Actor::Customer(own), other), Err(NotOwner(other)));
+        assert_eq!(admit(Actor::Staff(own), other), Ok(()));
+        assert_eq!(admit(Actor::Workload, other), Ok(()));
+    }
 
     #[test]
     fn only_a_pending_purchase_can_be_cancelled_and_only_a_confirmed_one_refunded() {

@@ -195,7 +195,7 @@ fn write(transition: Transition) -> (Progress, Command) {
 }
 
 /// What the goods cost together, if an int64 can hold it.
-fn total(lines: &[Line]) -> Option<i64> {
+pub(crate) fn total(lines: &[Line]) -> Option<i64> {
     lines.iter().try_fold(0_i64, |sum, line| {
         sum.checked_add(line.unit_price.checked_mul(i64::from(line.quantity))?)
     })

@@ -11,11 +11,12 @@ use uuid::Uuid;
 pub use sqlite::Sqlite;
 
 use crate::{
+    cart::{Cart, Opening},
     error::Error,
-    purchase::{Event, Order, Purchase, Transition},
+    purchase::{Event, Order, Ordered, Purchase, Transition},
 };
 
-/// The purchases and their events.
+/// The purchases, their events, and the carts that become purchases.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Records a purchase as PENDING and due at once. A repeat of the request finds
     /// the first purchase; the identifier of the purchase is answered either way.
@@ -76,6 +77,36 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Counts a failed attempt and gives the purchase back until it is due, if the
     /// claim still stands: whoever has made it due or claimed it since knows better.
     fn retry(&self, work: &Work, due: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The cart as it is on record, opened if there is none.
+    fn cart(
+        &self,
+        opening: Opening,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Cart, Error>> + Send;
+
+    /// [`Cart::set`] on the cart that is on record, opened if there is none. One that was
+    /// checked out is left alone.
+    fn set_cart_item(
+        &self,
+        opening: Opening,
+        item: Ordered,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Cart, Error>> + Send;
+
+    /// Makes a purchase of a cart that has this version still and was not checked out:
+    /// [`create`](Self::create), and the cart is bound to it for ever. None if it is not
+    /// so: nothing was written then.
+    fn check_out(
+        &self,
+        cart_id: Uuid,
+        version: i64,
+        draft: Draft,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Uuid>, Error>> + Send;
+
+    /// Forgets carts that nobody has edited for long, a bounded number at once.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Every purchase by identifier, for the check of the invariants.
     fn audit(&self, page: Page) -> impl Future<Output = Result<Paged<Audited>, Error>> + Send;

@@ -6,7 +6,8 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use client::Channel;
 use proto::{
     catalog::v1::{
-        ConfirmRequest, ReleaseRequest, Reservation, ReserveRequest, reserve_request,
+        ConfirmRequest, ReleaseRequest, Reservation, ReserveRequest,
+        catalog_service_client::CatalogServiceClient, reserve_request,
         stock_service_client::StockServiceClient,
     },
     user::v1::{ChargeRequest, RefundRequest, account_service_client::AccountServiceClient},
@@ -39,17 +40,22 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 /// From which failed attempt on somebody should be told.
 const ATTEMPTS_WORTH_A_WARNING: u32 = 5;
 
-/// The services whose votes make a purchase.
+/// The services whose votes make a purchase, and whose goods and credit a shopper sees.
 #[derive(Clone, Debug)]
 pub struct Others {
-    stock: StockServiceClient<Channel>,
-    accounts: AccountServiceClient<Channel>,
+    pub(crate) catalog: CatalogServiceClient<Channel>,
+    pub(crate) watches: CatalogServiceClient<Channel>,
+    pub(crate) stock: StockServiceClient<Channel>,
+    pub(crate) accounts: AccountServiceClient<Channel>,
 }
 
 impl Others {
-    /// The services behind these channels.
-    pub fn new(catalog_service: Channel, user_service: Channel) -> Self {
+    /// The services behind these channels. The `watches` of the catalog last for hours
+    /// and are many, and have a connection of their own so that no purchase waits for one.
+    pub fn new(catalog_service: Channel, watches: Channel, user_service: Channel) -> Self {
         Self {
+            watches: CatalogServiceClient::new(watches),
+            catalog: CatalogServiceClient::new(catalog_service.clone()),
             stock: StockServiceClient::new(catalog_service),
             accounts: AccountServiceClient::new(user_service),
         }
@@ -122,7 +128,7 @@ impl<S: Store> Worker<S> {
             let outcome = self.walk(&work).await;
             let retry = match outcome {
                 Ok(Pause::ReadAgain) => continue,
-                Ok(Pause::Done) | Err(Error::PurchaseNotFound) => return,
+                Ok(Pause::Done) | Err(Error::PurchaseNotFound(_)) => return,
                 Ok(Pause::RetryLater) => "a call got no answer",
                 Err(error) => {
                     tracing::warn!(%error, "the purchase could not be read or written");
@@ -145,7 +151,7 @@ impl<S: Store> Worker<S> {
     /// Reads the purchase, then does as the saga commands.
     async fn walk(&self, work: &Work) -> Result<Pause, Error> {
         let id = work.purchase_id;
-        let purchase = self.store.get(id).await?.ok_or(Error::PurchaseNotFound)?;
+        let purchase = self.store.get(id).await?.ok_or(Error::PurchaseNotFound(id))?;
         let claimed = Event::Claimed(Claim {
             state: purchase.last.state,
             total: purchase.last.total,
@@ -304,7 +310,7 @@ fn reserved(purchase: &Purchase, reservation: &Reservation) -> Event {
 
 /// Doubles with every attempt, and differs between purchases so that they do not
 /// all come back at once.
-fn back_off(id: Uuid, attempts: u32) -> Duration {
+pub(crate) fn back_off(id: Uuid, attempts: u32) -> Duration {
     let longest = FIRST_BACK_OFF.saturating_mul(1 << attempts.min(10)).min(LONGEST_BACK_OFF);
     // The last bytes of a UUIDv7 are random: somewhere between half and all of it.
     let spread = f64::from(id.as_bytes()[15]) / f64::from(u8::MAX);

@@ -11,6 +11,7 @@ use std::{
 
 use futures::future::join_all;
 use purchase_service::{
+    cart::{Cart, Opening, Refusal},
     error::Error,
     purchase::{Event, FailureReason, Order, Ordered, Purchase, State, Transition},
     store::{Audited, Draft, Sqlite, Store, Work},
@@ -58,14 +59,37 @@ async fn books() -> Books<impl Store> {
 
 impl<S: Store> Books<S> {
     async fn create(&self, request: u128, order: Order) -> Result<Uuid, Error> {
-        let draft = Draft {
+        self.store.create(self.draft(request, order), self.now).await
+    }
+
+    fn draft(&self, request: u128, order: Order) -> Draft {
+        Draft {
             key: key(request, &format!("{order:?}")),
             id: self.new_id(),
             order,
             not_after: LEASE_END,
             trace_parent: TRACE_PARENT.to_owned(),
-        };
-        self.store.create(draft, self.now).await
+        }
+    }
+
+    async fn cart(&self, opening: Opening) -> Cart {
+        self.store.cart(opening, self.now).await.unwrap()
+    }
+
+    async fn set(&self, opening: Opening, product: u128, quantity: u32) -> Result<Cart, Error> {
+        let item = Ordered { product_id: Uuid::from_u128(product), quantity };
+        self.store.set_cart_item(opening, item, self.now).await
+    }
+
+    /// Checks out a cart as it is read, under a principal of this name.
+    async fn check_out(&self, cart: &Cart, principal: &str) -> Result<Option<Uuid>, Error> {
+        let mut draft = self.draft(cart.id.as_u128(), cart.order.clone());
+        principal.clone_into(&mut draft.key.principal);
+        self.store.check_out(cart.id, cart.version, draft, self.now).await
+    }
+
+    async fn sweep(&self) {
+        self.store.sweep(self.now).await.unwrap();
     }
 
     /// A new purchase that has come to this state.
@@ -127,6 +151,17 @@ fn order(user_id: Uuid, ropes: u32) -> Order {
         ],
         currency: "EUR".parse().unwrap(),
     }
+}
+
+/// The opening of a cart of [`USER`].
+fn opening(cart: u128) -> Opening {
+    let currency = "EUR".parse().unwrap();
+    Opening { cart_id: Uuid::from_u128(cart), user_id: USER, currency }
+}
+
+/// The products of a cart and how many pieces of each.
+fn held(cart: &Cart) -> Vec<(u128, u32)> {
+    cart.order.items.iter().map(|item| (item.product_id.as_u128(), item.quantity)).collect()
 }
 
 /// The key of a request with these parameters.
@@ -501,6 +536,104 @@ async fn an_audit_pages_through_all_purchases_and_finds_their_events_sound() {
     let id = books.create(7, order(USER, 2)).await.unwrap();
     let audited = books.audit().await.pop().unwrap();
     assert_eq!((audited.purchase.id, audited.request_id), (id, Uuid::from_u128(7)));
+}
+
+#[tokio::test]
+async fn a_cart_is_opened_once_and_keeps_its_goods_in_the_order_they_were_put_in() {
+    let books = books().await;
+    assert_eq!(books.cart(opening(7)).await, Cart::new(opening(7)));
+    let mut expected = Cart::new(opening(7));
+    for (product, quantity) in [(30, 1), (10, 2), (20, 5), (10, 4), (30, 0), (30, 7), (99, 0)] {
+        expected.set(Uuid::from_u128(product), quantity).unwrap();
+        assert_eq!(books.set(opening(7), product, quantity).await.unwrap(), expected);
+        assert_eq!(books.cart(opening(7)).await, expected);
+    }
+    assert_eq!(held(&expected), [(10, 4), (20, 5), (30, 7)]);
+    // What is on record stands, however the cart is opened again.
+    let foreign = Opening { user_id: Uuid::from_u128(2), ..opening(7) };
+    assert_eq!(books.cart(foreign).await, expected);
+    let refused = books.set(foreign, 10, 1).await;
+    assert!(matches!(refused, Err(Error::CartRefused(Refusal::Differs(_)))), "{refused:?}");
+    assert_eq!(books.cart(opening(7)).await, expected);
+    assert_eq!(books.cart(opening(8)).await, Cart::new(opening(8)));
+}
+
+#[tokio::test]
+async fn edits_that_race_are_all_kept_and_a_full_cart_takes_no_more() {
+    let books = books().await;
+    let edits = join_all((1..=100).map(|product| books.set(opening(7), product, 2))).await;
+    assert!(edits.iter().all(Result::is_ok), "{edits:?}");
+    let full = books.cart(opening(7)).await;
+    assert_eq!((full.version, full.order.items.len()), (100, 100));
+    let refused = books.set(opening(7), 101, 1).await;
+    assert!(matches!(refused, Err(Error::CartRefused(Refusal::Full(_)))), "{refused:?}");
+    assert_eq!(books.cart(opening(7)).await, full);
+}
+
+#[tokio::test]
+async fn a_cart_becomes_one_purchase_whoever_checks_out_and_however_often() {
+    let mut books = books().await;
+    let cart = books.set(opening(7), 10, 2).await.unwrap();
+    books.now = LATER;
+    let outcomes =
+        join_all(["user:1", "user:2", "user:1"].map(|principal| books.check_out(&cart, principal)));
+    let outcomes: Vec<_> = outcomes.await.into_iter().map(Result::unwrap).collect();
+    let made: Vec<_> = outcomes.iter().flatten().collect();
+    let [id] = made[..] else { panic!("{outcomes:?}") };
+
+    let purchase = books.get(*id).await;
+    assert_eq!((&purchase.order, purchase.create_time), (&cart.order, LATER));
+    assert_eq!(books.events(*id, 0).await, [purchase.last]);
+    assert_eq!(books.claimed().await, [*id]);
+    let audit = books.audit().await;
+    assert_eq!((audit.len(), audit[0].request_id), (1, cart.id));
+
+    let spent = books.cart(opening(7)).await;
+    assert_eq!((spent.purchase_id, held(&spent)), (Some(*id), vec![]));
+    assert_eq!(books.set(opening(7), 11, 1).await.unwrap(), spent);
+    assert_eq!(books.check_out(&spent, "user:1").await.unwrap(), None);
+    assert_eq!(books.audit().await, audit);
+}
+
+#[tokio::test]
+async fn a_cart_that_was_edited_since_it_was_read_is_not_checked_out() {
+    let books = books().await;
+    let stale = books.set(opening(7), 10, 2).await.unwrap();
+    let edited = books.set(opening(7), 11, 1).await.unwrap();
+    assert_eq!(books.check_out(&stale, "user:1").await.unwrap(), None);
+    assert_eq!((books.cart(opening(7)).await, books.audit().await), (edited.clone(), vec![]));
+    assert!(books.check_out(&edited, "user:1").await.unwrap().is_some());
+    let unknown = Cart::new(opening(8));
+    assert_eq!(books.check_out(&unknown, "user:1").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_check_out_under_the_key_of_another_request_is_refused_and_leaves_the_cart() {
+    let books = books().await;
+    books.create(7, order(USER, 2)).await.unwrap();
+    let cart = books.set(opening(7), 10, 2).await.unwrap();
+    let refused = books.check_out(&cart, &key(7, "").principal).await;
+    assert!(matches!(refused, Err(Error::RequestIdReused(_))), "{refused:?}");
+    assert_eq!((books.cart(opening(7)).await, books.audit().await.len()), (cart.clone(), 1));
+    assert!(books.check_out(&cart, "user:1").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn only_carts_that_nobody_touched_for_thirty_days_are_forgotten() {
+    let mut books = books().await;
+    let abandoned = books.set(opening(1), 10, 1).await.unwrap();
+    let bought = books.set(opening(2), 10, 1).await.unwrap();
+    let id = books.check_out(&bought, "user:1").await.unwrap();
+    books.set(opening(3), 10, 1).await.unwrap();
+    books.now = NOW.saturating_add(Duration::from_hours(30 * 24));
+    let kept = books.set(opening(3), 11, 1).await.unwrap();
+    books.sweep().await;
+    assert_eq!(books.cart(opening(1)).await, abandoned);
+    books.now = Timestamp::from_micros(books.now.as_micros() + 1);
+    books.sweep().await;
+    assert_eq!(books.cart(opening(1)).await, Cart::new(opening(1)));
+    assert_eq!(books.cart(opening(2)).await.purchase_id, id);
+    assert_eq!(books.cart(opening(3)).await, kept);
 }
 
 #[tokio::test]

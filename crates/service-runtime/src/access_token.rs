@@ -23,7 +23,7 @@ use crate::{Clock, EndUser, Role, Timestamp, refusal};
 /// is good for so long at most.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
 /// How long published keys are believed before they are asked for again.
-const KEYS_MAX_AGE: Duration = Duration::from_mins(1);
+pub const KEYS_MAX_AGE: Duration = Duration::from_mins(1);
 /// How often keys are asked for at most, whatever tokens come.
 const KEYS_MIN_AGE: Duration = Duration::from_secs(1);
 /// What is worth reading as a token; those of the suite have about 400 bytes.
@@ -109,8 +109,9 @@ impl fmt::Debug for SigningKey {
 pub struct TokenIssuer(Realm);
 
 impl TokenIssuer {
-    pub(crate) fn new(realm: Realm) -> Self {
-        Self(realm)
+    /// Of the suite of a trust domain and namespace.
+    pub fn new(trust_domain: &str, namespace: &str) -> Self {
+        Self(Realm::new(trust_domain, namespace))
     }
 
     /// A token of a user, and when it expires.
@@ -320,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_proves_its_user_until_it_expires() {
         let (key, user_id) = (key("a", 1), Uuid::from_u128(7));
-        let issuer = TokenIssuer::new(realm());
+        let issuer = TokenIssuer(realm());
         let (token, expire_time) = issuer.issue(&key, user_id, Role::Staff, NOW).unwrap();
         assert_eq!(expire_time, NOW.saturating_add(ACCESS_TOKEN_LIFETIME));
         let user = verifier(&key, NOW).verify(&bearer(&token)).await.unwrap();
@@ -332,7 +333,7 @@ mod tests {
     async fn a_token_of_another_key_suite_or_algorithm_proves_nothing() {
         let (own, user_id) = (key("a", 1), Uuid::from_u128(7));
         let issue = |realm, key: &SigningKey| {
-            TokenIssuer::new(realm).issue(key, user_id, Role::Staff, NOW).unwrap().0
+            TokenIssuer(realm).issue(key, user_id, Role::Staff, NOW).unwrap().0
         };
         let good = issue(realm(), &own);
         let claims = good.split('.').nth(1).unwrap();

@@ -28,7 +28,7 @@ use crate::{
     Caller, EndUser,
     access_token::{self, Verifier},
     connection::Drain,
-    error, telemetry, to_proto_role,
+    error, framing, telemetry, to_proto_role,
 };
 
 /// The workload that needs no end user.
@@ -75,6 +75,12 @@ impl Call {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let span = telemetry::server_span(request.uri().path(), request.headers());
+        if let Err((http_status, status)) = framing::check(&request) {
+            record(&span, status.code());
+            let mut response = status.into_http();
+            *response.status_mut() = http_status;
+            return Ok(response);
+        }
         let response = self.answer(request, &span).instrument(span.clone()).await;
         Ok(response.unwrap_or_else(|status| {
             record(&span, status.code());
@@ -123,9 +129,9 @@ impl Call {
             response = deadline::scope(deadline, handled) => response,
             status = &mut early => return Err(status),
         };
-        let Ok(response) = response;
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            record(span, status.code());
+        let Ok(mut response) = response;
+        if let Some(code) = framing::correct(response.headers_mut()) {
+            record(span, code);
         }
         let span = span.clone();
         Ok(response.map(|body| {
@@ -152,7 +158,9 @@ impl Rules {
         let deny = |message: String| error::refusal(Code::PermissionDenied, "NOT_ALLOWED", message);
         if peer.trust_domain() != self.trust_domain || peer.namespace() != self.namespace {
             let Self { trust_domain, namespace, .. } = self;
-            return Err(deny(format!("{peer} is not of spiffe://{trust_domain}/ns/{namespace}")));
+            return Err(deny(format!(
+                "{peer} is not of spiffe://{trust_domain}/ns/{namespace}; use a certificate that is"
+            )));
         }
         // Anyone of the suite may ask how it is and what it offers.
         let open = ["/grpc.health.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
@@ -160,10 +168,10 @@ impl Rules {
             return Ok(Admission { peer, policy: None });
         }
         let Some(policy) = self.policies.get(path) else {
-            return Err(Status::unimplemented(format!("{path} is not an RPC of this contract")));
+            return Err(Status::unimplemented("the contract has no such RPC; check its path"));
         };
         if !policy.callers.admit(peer.workload()) {
-            return Err(deny(format!("{peer} may not call {path}")));
+            return Err(deny(format!("{peer} may not call {path}; call as one who may")));
         }
         Ok(Admission { peer, policy: Some(policy) })
     }
@@ -220,7 +228,9 @@ impl End {
         };
         tokio::select! {
             () = passed(self.token_expiry) => access_token::expired(),
-            () = passed(self.deadline) => Status::deadline_exceeded("the deadline of the call has passed"),
+            () = passed(self.deadline) => Status::deadline_exceeded(
+                "the deadline of the call has passed; look what came of it, or repeat it",
+            ),
             () = self.cut.cancelled() => Status::unavailable("the service is going away; repeat the call"),
         }
     }
@@ -254,9 +264,9 @@ impl<E: Future<Output = Status>> HttpBody for Answer<E> {
             end_user::sync_scope(this.token.clone(), || body.poll_frame(context))
         });
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    record(&this.span, status.code());
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(code) = frame.trailers_mut().and_then(framing::correct) {
+                    record(&this.span, code);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

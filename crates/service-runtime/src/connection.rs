@@ -25,6 +25,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before accepting again when accepting fails, which it does when
 /// the process runs out of descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// The most bytes of metadata, decoded, that are read at all. What is more than a call
+/// may have and less than this is refused in words, and not by closing the stream.
+const HEADER_LIST_LIMIT: u32 = 64 << 10;
 
 /// How connections and calls learn that the server drains.
 #[derive(Clone, Default)]
@@ -122,6 +125,7 @@ where
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(1024)
+            .max_header_list_size(HEADER_LIST_LIMIT)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .serve_connection(TokioIo::new(stream), service)

@@ -28,11 +28,15 @@ pub fn refusal_about<const N: usize>(
     Status::with_error_details(code, message, details)
 }
 
+/// All that a caller learns of a failure of the service itself.
+pub(crate) const INTERNAL: &str =
+    "the service failed; the cause is in its log under the trace of this call";
+
 /// Reports a failure of the service itself: the cause is logged with the trace of
 /// the call, the caller learns only that it may try again.
 pub fn internal(cause: &dyn Display) -> Status {
     tracing::error!(%cause, "call failed");
-    Status::internal("the service failed; the cause is in its log under the trace of this call")
+    Status::internal(INTERNAL)
 }
 
 /// Reports that the service cannot do its work now: the cause is logged, the

@@ -11,6 +11,10 @@ use uuid::Uuid;
 
 use crate::{Caller, Currency, Money, RequestKey, Role, Timestamp, config::Reported};
 
+/// How many violations are told in one answer: all of them, if it is a person who made
+/// them, and few enough that they fit the metadata of any client.
+const MOST_VIOLATIONS: usize = 16;
+
 /// Reads the fields of one request and remembers what is wrong with them.
 #[derive(Debug, Default)]
 pub struct Fields(Vec<FieldViolation>);
@@ -29,13 +33,14 @@ impl Fields {
         self.0.iter().map(|violation| format!("{}: {}", violation.field, violation.description))
     }
 
-    fn into_status(self) -> Status {
-        let message = self.violations().collect::<Vec<_>>().join("; ");
-        Status::with_error_details(
-            Code::InvalidArgument,
-            message,
-            ErrorDetails::with_bad_request(self.0),
-        )
+    fn into_status(mut self) -> Status {
+        let untold = self.0.len().checked_sub(MOST_VIOLATIONS).filter(|untold| *untold > 0);
+        let untold = untold.map(|untold| format!("and {untold} more"));
+        let told = self.violations().take(MOST_VIOLATIONS);
+        let message = told.chain(untold).collect::<Vec<_>>().join("; ");
+        self.0.truncate(MOST_VIOLATIONS);
+        let details = ErrorDetails::with_bad_request(self.0);
+        Status::with_error_details(Code::InvalidArgument, message, details)
     }
 
     /// Refuses a field. `problem` says what to send instead.
@@ -238,6 +243,7 @@ pub fn to_proto_money(money: Money) -> proto::r#type::v1::Money {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn all_violations_are_answered_at_once_by_field() {
@@ -258,10 +264,51 @@ mod tests {
     }
 
     #[test]
+    fn of_many_violations_as_many_are_told_as_any_client_can_read() {
+        let mut fields = Fields::default();
+        for line in 0..100 {
+            let _ = fields.uuid(&format!("items[{line}].product_id"), "nonsense");
+        }
+        let status = fields.accept(|| Err::<(), _>(Reported)).unwrap_err();
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        assert!(headers.values().map(http::HeaderValue::len).sum::<usize>() < 8 << 10);
+        assert!(status.message().ends_with("; and 84 more"), "{status:?}");
+    }
+
+    #[test]
     fn a_time_before_the_epoch_survives_the_conversion() {
         let time = Timestamp::from_micros(-1);
         let converted = to_proto_timestamp(time);
         assert_eq!((converted.seconds, converted.nanos), (-1, 999_999_000));
         assert_eq!(Fields::default().timestamp("time", Some(converted)), Ok(time));
+    }
+
+    proptest! {
+        #[test]
+        fn a_uuid_is_written_as_it_was_read(
+            id: u128,
+            text in r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-f{}-]{30,40}|\PC*",
+        ) {
+            let mut fields = Fields::default();
+            let id = Uuid::from_u128(id);
+            prop_assert_eq!(fields.uuid("id", &id.to_string()), Ok(id));
+            if let Ok(id) = fields.uuid("id", &text) {
+                prop_assert_eq!(id.to_string(), text.to_lowercase());
+            }
+        }
+
+        #[test]
+        fn a_time_is_written_as_it_was_read_but_for_what_is_less_than_a_microsecond(
+            seconds in prop_oneof![any::<i64>(), -62_135_596_801..=253_402_300_800_i64],
+            nanos in prop_oneof![any::<i32>(), -1..=1_000_000_000],
+        ) {
+            let sent = prost_types::Timestamp { seconds, nanos };
+            if let Ok(time) = Fields::default().timestamp("time", Some(sent)) {
+                let written = to_proto_timestamp(time);
+                prop_assert_eq!(written.seconds, seconds);
+                prop_assert_eq!(written.nanos, nanos / 1_000 * 1_000);
+            }
+        }
     }
 }

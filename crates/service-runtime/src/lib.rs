@@ -12,6 +12,7 @@ mod config;
 mod connection;
 mod error;
 mod fields;
+mod framing;
 mod money;
 mod page;
 mod program;
@@ -26,7 +27,7 @@ pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variable
 pub use error::{DOMAIN, internal, reason, refusal, refusal_about, unavailable};
 pub use fields::{Fields, to_proto_money, to_proto_role, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
-pub use page::{Page, PageTokens, Paged};
+pub use page::{Page, PageTokens, Paged, ResumeTokens};
 pub use program::main;
 pub use request::{RequestIdReused, RequestKey};
 pub use server::{Server, Services, StartError};

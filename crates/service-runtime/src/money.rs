@@ -71,12 +71,24 @@ impl fmt::Display for Money {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_three_capital_letters_are_a_currency() {
         assert_eq!("EUR".parse::<Currency>().unwrap().to_string(), "EUR");
         for wrong in ["", "eur", "EU", "EURO", "E R", "ÄÖ", "E\0R"] {
             assert!(wrong.parse::<Currency>().is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_currency_is_written_as_it_was_read(text in r"[A-Z]{2,4}|\PC{0,4}") {
+            let fits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+            match text.parse::<Currency>() {
+                Ok(currency) => prop_assert_eq!(currency.as_str(), text),
+                Err(_) => prop_assert!(!fits),
+            }
         }
     }
 }

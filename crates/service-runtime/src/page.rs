@@ -1,5 +1,6 @@
-//! Pages of a list (<https://google.aip.dev/158>): a token is the key of the last
-//! row, bound to the request that it continues.
+//! Pages of a list (<https://google.aip.dev/158>), and streams that are taken up again:
+//! a token is the place of the last thing that was seen, bound to the request that it
+//! continues.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -78,29 +79,79 @@ impl<'a> PageTokens<'a> {
 
     /// The token of the page after `next`; empty if there is none.
     pub fn token(&self, next: Option<Uuid>) -> String {
-        let Some(next) = next else {
-            return String::new();
-        };
-        BASE64_URL_SAFE_NO_PAD.encode([&self.binding(), next.as_bytes().as_slice()].concat())
+        next.map(|next| Binding::to(&self.0).seal(next.as_bytes())).unwrap_or_default()
     }
 
     fn decode(&self, token: &str) -> Option<Uuid> {
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
-        let key = bytes.strip_prefix(self.binding().as_slice())?;
-        Uuid::from_slice(key).ok()
+        Binding::to(&self.0).open(token).map(Uuid::from_bytes)
+    }
+}
+
+/// Makes and reads the tokens of one stream, so that a token cannot take up another. A
+/// place in it is two numbers that mean something to the stream alone.
+#[derive(Clone, Copy, Debug)]
+pub struct ResumeTokens(Binding);
+
+impl ResumeTokens {
+    /// The tokens of a stream: its RPC, and the parameter that chooses what is in it.
+    pub fn new(stream: [&str; 2]) -> Self {
+        Self(Binding::to(&stream))
     }
 
-    fn binding(&self) -> [u8; 8] {
-        let digest = digest(&SHA256, self.0.join("\0").as_bytes());
+    /// Reads the place after which a request goes on; none if it begins anew.
+    pub fn place(
+        &self,
+        fields: &mut Fields,
+        resume_token: &str,
+    ) -> Result<Option<[i64; 2]>, Reported> {
+        if resume_token.is_empty() {
+            return Ok(None);
+        }
+        let place = self.0.open::<16>(resume_token).map(|bytes| {
+            let (numbers, _) = bytes.as_chunks();
+            [i64::from_be_bytes(numbers[0]), i64::from_be_bytes(numbers[1])]
+        });
+        place.map(Some).ok_or_else(|| {
+            fields.refuse(
+                "resume_token",
+                "does not continue this request; send the last resume_token of a stream with the \
+                 same parameters, or nothing to begin anew",
+            )
+        })
+    }
+
+    /// The token that goes on after a place.
+    pub fn token(&self, place: [i64; 2]) -> String {
+        self.0.seal(place.map(i64::to_be_bytes).as_flattened())
+    }
+}
+
+/// What ties a token to the request that it continues.
+#[derive(Clone, Copy, Debug)]
+struct Binding([u8; 8]);
+
+impl Binding {
+    fn to(request: &[&str]) -> Self {
+        let digest = digest(&SHA256, request.join("\0").as_bytes());
         let mut binding = [0; 8];
         binding.copy_from_slice(&digest.as_ref()[..8]);
-        binding
+        Self(binding)
+    }
+
+    fn seal(self, place: &[u8]) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode([&self.0, place].concat())
+    }
+
+    fn open<const N: usize>(self, token: &str) -> Option<[u8; N]> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
+        bytes.strip_prefix(&self.0)?.try_into().ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_token_continues_its_own_request_and_no_other() {
@@ -116,5 +167,43 @@ mod tests {
         assert_eq!(yours.page(&mut fields, 10, 50, &token), Err(Reported));
         assert_eq!(mine.page(&mut fields, 10, 50, "nonsense"), Err(Reported));
         assert_eq!(fields.violations().count(), 2);
+    }
+
+    #[test]
+    fn a_token_takes_up_its_own_stream_and_no_other() {
+        let mine = ResumeTokens::new(["WatchProducts", "mine"]);
+        let yours = ResumeTokens::new(["WatchProducts", "yours"]);
+        let mut fields = Fields::default();
+        for place in [[0, 0], [7, -1], [i64::MAX, i64::MIN]] {
+            let token = mine.token(place);
+            assert_eq!(mine.place(&mut fields, &token), Ok(Some(place)));
+            assert_eq!(yours.place(&mut fields, &token), Err(Reported));
+        }
+        assert_eq!(mine.place(&mut fields, ""), Ok(None));
+        assert_eq!(mine.place(&mut fields, "nonsense"), Err(Reported));
+        assert_eq!(fields.violations().count(), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_a_token_but_the_one_that_was_made(
+            key: u128,
+            place: [i64; 2],
+            text in r"[A-Za-z0-9_=-]{0,40}|\PC{0,8}",
+        ) {
+            let pages = PageTokens::new(["ListUsers", ""]);
+            let stream = ResumeTokens::new(["WatchProducts", ""]);
+            let mut fields = Fields::default();
+            let key = Uuid::from_u128(key);
+            let page = pages.page(&mut fields, 1, 50, &pages.token(Some(key)));
+            prop_assert_eq!(page, Ok(Page { size: 1, after: Some(key) }));
+            prop_assert_eq!(stream.place(&mut fields, &stream.token(place)), Ok(Some(place)));
+            if let Ok(page) = pages.page(&mut fields, 1, 50, &text) {
+                prop_assert_eq!(pages.token(page.after), text.clone());
+            }
+            if let Ok(Some(place)) = stream.place(&mut fields, &text) {
+                prop_assert_eq!(stream.token(place), text);
+            }
+        }
     }
 }

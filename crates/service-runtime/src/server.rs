@@ -114,7 +114,7 @@ impl Server {
 
     /// Issues the access tokens of the suite.
     pub fn token_issuer(&self) -> TokenIssuer {
-        TokenIssuer::new(self.realm())
+        TokenIssuer::new(&self.config.trust_domain, &self.config.namespace)
     }
 
     fn realm(&self) -> Realm {

@@ -2,8 +2,13 @@
 //!
 //! `SQLite` admits one writer at a time, so all writes of a process go through one
 //! task. It takes what is waiting, runs each piece in a savepoint of its own
-//! and commits them together: one `fsync` for many writes. A write that was begun is
-//! never cut short when its caller goes away.
+//! and commits them together: one `fsync` for many writes. When its caller goes away, a
+//! write that was begun is never cut short, and one that was not is never begun; a
+//! read is stopped.
+
+mod readers;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::{File, TryLockError},
@@ -18,19 +23,19 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Connection, SqlSafeStr, SqliteConnection, SqlitePool,
+    Connection, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time,
 };
 use tonic::Status;
 
+use self::readers::Readers;
 use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavailable};
 
-const READERS: u32 = 4;
 /// How many writes may share a commit.
 const BATCH: usize = 64;
 /// How long to wait before another attempt to open the connection that writes.
@@ -88,8 +93,9 @@ pub type Step = (i64, &'static str, &'static str);
 /// An open database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Database {
-    readers: SqlitePool,
+    readers: Arc<Readers>,
     writer: mpsc::Sender<Box<dyn Write>>,
+    commits: watch::Sender<()>,
     /// Held for as long as the database is open.
     _lock: Arc<File>,
 }
@@ -99,7 +105,6 @@ impl Database {
     pub async fn open(path: impl AsRef<Path>, schema: &[Step]) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let lock = lock(path)?;
-        let failed = |error| OpenError::Open(path.to_owned(), error);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -108,7 +113,9 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .foreign_keys(true);
-        let mut writer = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        let mut writer = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(|error| OpenError::Open(path.to_owned(), error))?;
         let steps = schema.iter().map(|&(version, description, sql)| {
             Migration::new(
                 version,
@@ -122,24 +129,41 @@ impl Database {
             .run(&mut writer)
             .await
             .map_err(|error| OpenError::Migrate(path.to_owned(), error))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .test_before_acquire(false)
-            .connect_with(options.clone().read_only(true))
-            .await
-            .map_err(failed)?;
+        let readers = Arc::new(Readers::new(options.clone()));
         let (sender, receiver) = mpsc::channel(BATCH);
-        tokio::spawn(write_all(writer, options, receiver));
-        Ok(Self { readers, writer: sender, _lock: Arc::new(lock) })
+        let commits = watch::Sender::default();
+        tokio::spawn(write_all(writer, options, receiver, commits.clone()));
+        Ok(Self { readers, writer: sender, commits, _lock: Arc::new(lock) })
     }
 
-    /// Connections that only read, each seeing the last commit.
-    pub fn readers(&self) -> &SqlitePool {
-        &self.readers
+    /// Runs `work` on a connection that only reads. Each of its statements sees the last
+    /// commit. Dropped, it stops within milliseconds.
+    pub async fn read<T, E, W>(&self, work: W) -> Result<T, E>
+    where
+        E: From<sqlx::Error>,
+        W: AsyncFnOnce(&mut SqliteConnection) -> Result<T, E>,
+    {
+        self.readers.read(work).await
+    }
+
+    /// [`read`](Self::read) whose statements all see the same commit.
+    pub async fn snapshot<T, E, W>(&self, work: W) -> Result<T, E>
+    where
+        E: From<sqlx::Error>,
+        W: AsyncFnOnce(&mut SqliteConnection) -> Result<T, E>,
+    {
+        self.read(async |db| work(&mut *db.begin().await?).await).await
+    }
+
+    /// Wakes after commits, and once after many if it is slow. To miss none, subscribe
+    /// first and read then.
+    pub fn commits(&self) -> watch::Receiver<()> {
+        self.commits.subscribe()
     }
 
     /// Runs `work` in a transaction of its own, as far as it can see. It is undone
-    /// if it fails, and its answer is given only once it is on disk.
+    /// if it fails, and its answer is given only once it is on disk. Dropped before it
+    /// was begun, it never is; later, it is carried through.
     pub async fn write<T, E, W>(&self, work: W) -> Result<T, E>
     where
         T: Send + 'static,
@@ -194,7 +218,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
             .get_ref()
             .and_then(|cause| cause.downcast_ref::<BatchFailed>())
             .is_none_or(|BatchFailed(cause)| is_transient(cause)),
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error
             .code()
             .and_then(|code| code.parse::<i32>().ok())
@@ -231,7 +255,7 @@ struct Piece<T, E, W> {
 }
 
 trait Write: Send {
-    /// Does the work, and says whether it is to be kept.
+    /// Does the work if anybody waits for it, and says whether it is to be kept.
     fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool>;
 
     /// Tells whoever waits what became of the work and of its commit.
@@ -246,6 +270,10 @@ where
 {
     fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> BoxFuture<'a, bool> {
         Box::pin(async move {
+            // Nothing was promised yet to a caller who is gone.
+            if self.reply.is_closed() {
+                return false;
+            }
             let work = self.work.take();
             // A panic undoes its own piece: the savepoint is rolled back.
             let running = AssertUnwindSafe(async { Some(work?(connection).await) });
@@ -274,6 +302,7 @@ async fn write_all(
     mut connection: SqliteConnection,
     options: SqliteConnectOptions,
     mut writes: mpsc::Receiver<Box<dyn Write>>,
+    commits: watch::Sender<()>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while writes.recv_many(&mut batch, BATCH).await > 0 {
@@ -284,6 +313,7 @@ async fn write_all(
             // What is left of the transaction must not leak into the next.
             let _ = sqlx::query("ROLLBACK").execute(&mut connection).await;
         }
+        commits.send_replace(());
         for piece in batch.drain(..) {
             piece.settle(committed.clone());
         }
@@ -356,142 +386,4 @@ async fn remember<T: Serialize>(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::future::join_all;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const SCHEMA: &[Step] = &[
-        (1, "numbers", "CREATE TABLE numbers (number INTEGER PRIMARY KEY) STRICT"),
-        (
-            2,
-            "requests",
-            "CREATE TABLE requests (
-                 principal TEXT, request_id BLOB, fingerprint BLOB, answer TEXT,
-                 create_time INTEGER, PRIMARY KEY (principal, request_id)
-             ) STRICT",
-        ),
-    ];
-
-    async fn insert(database: &Database, number: i64) -> Result<(), sqlx::Error> {
-        database
-            .write(move |db| {
-                async move {
-                    let insert = sqlx::query("INSERT INTO numbers VALUES (?)").bind(number);
-                    insert.execute(db).await.map(drop)
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn numbers(database: &Database) -> Vec<i64> {
-        let rows = sqlx::query_as("SELECT number FROM numbers ORDER BY number");
-        let rows: Vec<(i64,)> = rows.fetch_all(database.readers()).await.unwrap();
-        rows.into_iter().map(|(number,)| number).collect()
-    }
-
-    #[tokio::test]
-    async fn a_write_that_fails_undoes_itself_and_none_that_shares_its_commit() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
-        let outcomes = join_all([1, 2, 2, 3, 1, 4].map(|number| insert(&database, number))).await;
-        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-        assert_eq!((failed, numbers(&database).await), (2, vec![1, 2, 3, 4]));
-    }
-
-    #[tokio::test]
-    async fn a_write_that_panics_undoes_itself_and_the_next_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
-        let panicked: Result<(), _> = database
-            .write(|db| {
-                async move {
-                    sqlx::query("INSERT INTO numbers VALUES (7)").execute(db).await?;
-                    panic!("as planned")
-                }
-                .boxed()
-            })
-            .await;
-        let error: sqlx::Error = panicked.unwrap_err();
-        assert!(!is_transient(&error), "{error}");
-        insert(&database, 1).await.unwrap();
-        assert_eq!(numbers(&database).await, [1]);
-    }
-
-    #[tokio::test]
-    async fn writes_that_cannot_begin_say_why_and_the_next_go_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("it.db");
-        let database = Database::open(&path, SCHEMA).await.unwrap();
-        let options = SqliteConnectOptions::new().filename(&path);
-        let mut foreign = SqliteConnection::connect_with(&options).await.unwrap();
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut foreign).await.unwrap();
-        let error = insert(&database, 1).await.unwrap_err();
-        assert!(error.to_string().contains("database is locked"), "{error}");
-        assert!(is_transient(&error));
-        sqlx::query("ROLLBACK").execute(&mut foreign).await.unwrap();
-        insert(&database, 2).await.unwrap();
-        assert_eq!(numbers(&database).await, [2]);
-    }
-
-    #[tokio::test]
-    async fn a_write_stands_though_its_caller_went_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
-        assert!(insert(&database, 1).now_or_never().is_none(), "it has no time to end");
-        insert(&database, 2).await.unwrap();
-        assert_eq!(numbers(&database).await, [1, 2]);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_open_is_refused_until_it_is_closed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("it.db");
-        let first = Database::open(&path, SCHEMA).await.unwrap();
-        let second = Database::open(&path, SCHEMA).await.unwrap_err();
-        assert!(matches!(second, OpenError::InUse(_)), "{second}");
-        drop(first);
-        Database::open(&path, SCHEMA).await.unwrap();
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    enum Error {
-        #[error(transparent)]
-        Reused(#[from] RequestIdReused),
-        #[error(transparent)]
-        Storage(#[from] sqlx::Error),
-    }
-
-    #[tokio::test]
-    async fn a_request_is_done_once_and_another_under_its_key_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
-        let key = |fingerprint| RequestKey {
-            principal: "me".to_owned(),
-            request_id: Uuid::from_u128(7),
-            fingerprint: [fingerprint; 32],
-        };
-        let count = async |fingerprint| {
-            database
-                .write_once(key(fingerprint), Timestamp::default(), |db| {
-                    async move {
-                        sqlx::query("INSERT INTO numbers VALUES (NULL)").execute(&mut *db).await?;
-                        let count = sqlx::query_as("SELECT count(*) FROM numbers");
-                        let (count,): (i64,) = count.fetch_one(db).await?;
-                        Ok::<_, Error>(count)
-                    }
-                    .boxed()
-                })
-                .await
-        };
-        assert_eq!(count(1).await.unwrap(), 1);
-        assert_eq!(count(1).await.unwrap(), 1);
-        assert!(matches!(count(2).await, Err(Error::Reused(RequestIdReused))));
-        assert_eq!(numbers(&database).await.len(), 1);
-    }
 }

@@ -1,19 +1,67 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{RequestIdReused, refusal, sqlite};
-use tonic::{Code, Status};
+use std::time::Duration;
 
-use crate::{ledger::BalanceLimit, payment::Refusal};
+use service_runtime::{
+    DOMAIN, RequestIdReused, access_token::InvalidKey, internal, refusal, refusal_about, sqlite,
+};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use uuid::Uuid;
+
+use crate::{
+    api_key, ledger::BalanceLimit, password, payment::Refusal, user, user::NotOwner,
+    user::RoleNotAllowed,
+};
+
+/// When whoever finds the queue of passwords full may try again.
+const PASSWORD_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such user.
-    #[error("there is no such user")]
-    UserNotFound,
+    #[error("there is no user {0}; ListUsers tells which there are")]
+    UserNotFound(Uuid),
     /// The address belongs to another user.
-    #[error("the address belongs to another user; choose another")]
+    #[error("another user has the address; choose another")]
     EmailTaken,
+    /// A customer names another user.
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
+    /// Somebody sets a role who may not.
+    #[error(transparent)]
+    RoleNotAllowed(#[from] RoleNotAllowed),
+    /// A user cannot be changed as demanded.
+    #[error(transparent)]
+    User(#[from] user::Refusal),
+    /// The address or the password is wrong.
+    #[error("the address or the password is wrong; correct it, or create a user")]
+    SignInFailed,
+    /// The refresh token is unknown or too old, or its session is over.
+    #[error("the refresh token is not good any more; sign in again")]
+    RefreshTokenInvalid,
+    /// A refresh token of this user was used twice, which ended the session.
+    #[error("the refresh token is not good any more; sign in again")]
+    RefreshTokenReused(Uuid),
+    /// The API key is unknown, expired or revoked.
+    #[error("the API key is unknown, expired or revoked; create another with CreateApiKey")]
+    ApiKeyInvalid,
+    /// There is no such API key, or none that the caller may see.
+    #[error("there is no API key {0}; ListApiKeys tells which there are")]
+    ApiKeyNotFound(Uuid),
+    /// The user has too many keys.
+    #[error("the user has {} API keys; revoke one that nobody uses", api_key::MOST_PER_USER)]
+    TooManyApiKeys,
+    /// A password could not be hashed or verified.
+    #[error(transparent)]
+    Password(#[from] password::Failure),
+    /// A signing key cannot be used.
+    #[error(transparent)]
+    SigningKey(#[from] InvalidKey),
+    /// There is no signing key.
+    #[error("there is no signing key")]
+    NoSigningKey,
     /// The request identifier belongs to another request.
     #[error(transparent)]
     RequestIdReused(#[from] RequestIdReused),
@@ -31,9 +79,44 @@ pub enum Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = error.to_string();
+        let user = |id: Uuid| [("user_id", id.to_string())];
         match error {
-            Error::UserNotFound => refusal(Code::NotFound, "USER_NOT_FOUND", message),
+            Error::UserNotFound(id) => {
+                refusal_about(Code::NotFound, "USER_NOT_FOUND", message, user(id))
+            }
             Error::EmailTaken => refusal(Code::AlreadyExists, "EMAIL_TAKEN", message),
+            Error::NotOwner(NotOwner(id)) => {
+                refusal_about(Code::PermissionDenied, "NOT_OWNER", message, user(id))
+            }
+            Error::RoleNotAllowed(RoleNotAllowed) => {
+                refusal(Code::PermissionDenied, "NOT_ALLOWED", message)
+            }
+            Error::User(user::Refusal::EtagStale(id)) => {
+                refusal_about(Code::Aborted, "ETAG_STALE", message, user(id))
+            }
+            Error::User(user::Refusal::PasswordWrong) => {
+                refusal(Code::PermissionDenied, "PASSWORD_WRONG", message)
+            }
+            Error::SignInFailed => refusal(Code::Unauthenticated, "SIGN_IN_FAILED", message),
+            Error::RefreshTokenInvalid => {
+                refusal(Code::Unauthenticated, "REFRESH_TOKEN_INVALID", message)
+            }
+            Error::RefreshTokenReused(user_id) => {
+                tracing::warn!(%user_id, "a refresh token was used twice; its session is over");
+                refusal(Code::Unauthenticated, "REFRESH_TOKEN_INVALID", message)
+            }
+            Error::ApiKeyInvalid => refusal(Code::Unauthenticated, "API_KEY_INVALID", message),
+            Error::ApiKeyNotFound(id) => {
+                let about = [("api_key_id", id.to_string())];
+                refusal_about(Code::NotFound, "API_KEY_NOT_FOUND", message, about)
+            }
+            Error::TooManyApiKeys => {
+                refusal(Code::FailedPrecondition, "TOO_MANY_API_KEYS", message)
+            }
+            Error::Password(password::Failure::TooMany) => too_many_passwords(message),
+            Error::Password(password::Failure::Broken(_))
+            | Error::SigningKey(InvalidKey)
+            | Error::NoSigningKey => internal(&message),
             Error::RequestIdReused(RequestIdReused) => {
                 refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", message)
             }
@@ -44,6 +127,12 @@ impl From<Error> for Status {
             Error::Storage(error) => sqlite::status(&error),
         }
     }
+}
+
+fn too_many_passwords(message: String) -> Status {
+    let mut details = ErrorDetails::with_error_info("TOO_MANY_PASSWORDS", DOMAIN, []);
+    details.set_retry_info(Some(PASSWORD_RETRY_DELAY));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 fn reason(refusal: Refusal) -> &'static str {

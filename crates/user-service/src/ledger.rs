@@ -1,7 +1,7 @@
 //! Store credit as a double-entry ledger: money is never made or lost, only moved
 //! from one account to another.
 
-use service_runtime::Money;
+use service_runtime::{Money, Timestamp};
 use uuid::Uuid;
 
 /// Where money can be. An account has one balance per currency.
@@ -46,9 +46,37 @@ impl Transfer {
     }
 }
 
+/// Why money moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A user was credited from the till.
+    Deposit,
+    /// A user paid for a purchase.
+    Charge,
+    /// A user got the price of a purchase back.
+    Refund,
+}
+
+/// A transfer as its user sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The identifier of the transfer.
+    pub id: Uuid,
+    /// The user.
+    pub user_id: Uuid,
+    /// Why money moved.
+    pub kind: Kind,
+    /// What the user gained, or lost if negative.
+    pub amount: Money,
+    /// The purchase, if there was one.
+    pub purchase_id: Option<Uuid>,
+    /// When money moved.
+    pub create_time: Timestamp,
+}
+
 /// A deposit after which a balance would leave the range of an int64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the deposit would take a balance out of the range of an int64")]
+#[error("the deposit would take a balance out of the range of an int64; deposit less")]
 pub struct BalanceLimit;
 
 /// Credits a user from the till, whose balance in minor units is `till`.

@@ -3,32 +3,47 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`config`] | the variables of this service |
-//! | [`user`] | what a user is |
+//! | [`user`] | what a user is, and who may see and change it |
+//! | [`password`] | how passwords are hashed and verified, a few at once |
+//! | [`secret`] | what refresh tokens and API keys are made of |
+//! | [`session`], [`api_key`] | what keeps users and their programs signed in: pure functions |
+//! | [`signing`] | which keys sign access tokens, and when another is due: pure functions |
+//! | [`access`] | how users sign in: what the modules above decide, on a store |
 //! | [`ledger`] | where money is, and how it moves: pure functions |
 //! | [`payment`] | what a purchase may do to a user's credit: pure functions |
 //! | [`error`] | everything that can go wrong, and the status that callers see |
 //! | [`store`] | what the domain needs of a database, and each engine that gives it |
 //! | [`grpc`] | the RPCs: convert, call, convert |
 
+pub mod access;
+pub mod api_key;
 pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod ledger;
+pub mod password;
 pub mod payment;
+pub mod secret;
+pub mod session;
+pub mod signing;
 pub mod store;
 pub mod user;
 
-use std::{convert::Infallible, process::ExitCode, time::Duration};
+use std::{convert::Infallible, num::NonZeroUsize, process::ExitCode, thread, time::Duration};
 
 use proto::user::v1::{
-    account_service_server::AccountServiceServer, user_service_server::UserServiceServer,
+    account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
+    user_service_server::UserServiceServer,
 };
 use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
 
+use access::Access;
 pub use config::Config;
+use password::Passwords;
 use store::{Sqlite, Store};
 
-/// How often payments are looked through for marks to forget.
+/// How often the store is looked through for what is of no use any more, and the signing
+/// keys for one that is due.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
@@ -43,21 +58,40 @@ pub async fn main() -> ExitCode {
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let store = Sqlite::open(&config.database_file).await?;
-    let clock = server.clock().clone();
-    let service = grpc::Service::new(store.clone(), clock.clone(), server.identifiers().clone());
+    let (clock, identifiers) = (server.clock().clone(), server.identifiers().clone());
+    let passwords = Passwords::new(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    let access = Access::new(
+        store.clone(),
+        passwords,
+        server.token_issuer(),
+        clock.clone(),
+        identifiers.clone(),
+    );
+    let service = grpc::Service::new(store.clone(), access.clone(), clock.clone(), identifiers);
     let services = Services::default()
         .and(UserServiceServer::new(service.clone()))
+        .and(AuthServiceServer::new(service.clone()))
         .and(AccountServiceServer::new(service));
-    let token_keys = TokenKeys::new(|| Box::pin(async { Ok(Vec::new()) }));
-    server.serve(services, token_keys, sweep(store, clock)).await
+    let token_keys = TokenKeys::new({
+        let access = access.clone();
+        move || {
+            let access = access.clone();
+            Box::pin(async move { Ok(access.published_keys().await?) })
+        }
+    });
+    server.serve(services, token_keys, sweep(store, access, clock)).await
 }
 
-/// Forgets marks that no message can need any more.
-async fn sweep(store: impl Store, clock: Clock) -> Infallible {
+/// Makes signing keys in time, and forgets what is of no use any more.
+async fn sweep<S: Store>(store: S, access: Access<S>, clock: Clock) -> Infallible {
     loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        if let Err(error) = store.sweep(clock.now()).await {
-            tracing::warn!(%error, "payments could not be swept; trying again");
+        let now = clock.now();
+        if let Err(error) = access.signing_keys(now).await {
+            tracing::warn!(%error, "signing keys could not be looked after; trying again");
         }
+        if let Err(error) = store.sweep(now).await {
+            tracing::warn!(%error, "the store could not be swept; trying again");
+        }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }

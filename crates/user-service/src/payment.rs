@@ -96,25 +96,25 @@ impl Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The user has too little store credit.
-    #[error("the user has too little store credit")]
+    #[error("the user has too little store credit; deposit more")]
     InsufficientCredit,
-    /// The user does not exist.
-    #[error("the user does not exist")]
+    /// The user does not exist, or no more.
+    #[error("there is no such user; name one who is not deleted")]
     UserNotFound,
     /// A refund came first.
-    #[error("the payment of the purchase was refunded")]
+    #[error("the payment of the purchase was refunded; make another purchase")]
     PaymentRefunded,
     /// The purchase is unknown and its time has passed.
-    #[error("the time of the purchase has passed")]
+    #[error("the time of the purchase has passed; make another purchase")]
     TooLate,
     /// The purchase was charged with other parameters.
-    #[error("the purchase was charged with other parameters")]
+    #[error("the purchase was charged otherwise; make another purchase")]
     PaymentDiffers,
 }
 
 /// Takes the price of a purchase from the user, at most once per purchase.
 /// `balance` is what the user can spend in the currency of the amount, in minor
-/// units; a user that does not exist has none.
+/// units; a user who does not exist has none.
 pub fn charge(
     current: Option<&Payment>,
     request: &ChargeRequest,

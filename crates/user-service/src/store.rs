@@ -3,40 +3,94 @@
 
 mod sqlite;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use service_runtime::{Currency, Money, Page, Paged, RequestKey, Timestamp};
+use service_runtime::{Actor, Currency, Money, Page, Paged, RequestKey, Role, Timestamp};
 use uuid::Uuid;
 
 pub use sqlite::Sqlite;
 
 use crate::{
+    api_key::ApiKey,
     error::Error,
+    ledger::Entry,
+    password::PasswordHash,
     payment::{ChargeRequest, Payment},
-    user::{Profile, User},
+    secret::Digest,
+    session::Session,
+    signing::{Keys, PrivateKey},
+    user::{Email, Profile, Update, User},
 };
 
-/// The users, their credit and the payments.
-pub trait Store: Clone + Send + Sync + 'static {
-    /// Creates a user under a new identifier. A repeat of the request gets the first
-    /// answer.
+/// How long the answer of a request is remembered: longer than anybody goes on repeating
+/// one.
+pub const REQUEST_RETENTION: Duration = Duration::from_hours(7 * 24);
+
+/// All that the service keeps.
+pub trait Store: Users + Ledger + Credentials + Clone + Send + Sync + 'static {
+    /// Forgets what is of no use any more, a bounded number at once. Money that moved is
+    /// never forgotten.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// The users.
+pub trait Users {
+    /// Creates a user, who is a customer, under a new identifier. A repeat of the request
+    /// gets the first answer.
     fn create(
         &self,
         key: RequestKey,
         id: Uuid,
         profile: Profile,
+        password: Option<PasswordHash>,
         now: Timestamp,
     ) -> impl Future<Output = Result<User, Error>> + Send;
 
-    /// The user, if there is one.
+    /// The user, if there is one who is not deleted.
     fn get(&self, id: Uuid) -> impl Future<Output = Result<Option<User>, Error>> + Send;
 
+    /// Users in the order of their creation, the deleted among them if so wished.
+    fn list(
+        &self,
+        page: Page,
+        show_deleted: bool,
+    ) -> impl Future<Output = Result<Paged<User>, Error>> + Send;
+
+    /// [`User::update`] on what is on record. A new password ends all sessions of the user.
+    /// A repeat of the request gets the first answer.
+    fn update(
+        &self,
+        key: RequestKey,
+        id: Uuid,
+        update: Update,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<User, Error>> + Send;
+
+    /// [`User::delete`] on what is on record. Ends all that the user can sign in with.
+    fn delete(
+        &self,
+        id: Uuid,
+        etag: Option<String>,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<User, Error>> + Send;
+}
+
+/// The store credit of users, and the payments. A user who is deleted pays and is
+/// credited no more, but gets back what was paid.
+pub trait Ledger {
     /// What a user can spend in one currency.
     fn balance(
         &self,
         user_id: Uuid,
         currency: Currency,
     ) -> impl Future<Output = Result<Balance, Error>> + Send;
+
+    /// What moved the credit of a user, oldest first; nothing if there is no such user.
+    fn entries(
+        &self,
+        user_id: Uuid,
+        page: Page,
+    ) -> impl Future<Output = Result<Paged<Entry>, Error>> + Send;
 
     /// [`ledger::deposit`](crate::ledger::deposit) on what is on record. A repeat of
     /// the request gets the first answer.
@@ -63,11 +117,94 @@ pub trait Store: Clone + Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Payment, Error>> + Send;
 
-    /// Forgets what is collectable and never moved money, a bounded number at once.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
-
     /// The sums of the ledger and a page of payments by purchase.
     fn audit(&self, page: Page) -> impl Future<Output = Result<Audit, Error>> + Send;
+}
+
+/// What users sign in with, and what proves that they did.
+pub trait Credentials {
+    /// The password of the user who has an address.
+    fn password_by_email(
+        &self,
+        email: &Email,
+    ) -> impl Future<Output = Result<Option<(Uuid, PasswordHash)>, Error>> + Send;
+
+    /// The password of a user.
+    fn password(
+        &self,
+        user_id: Uuid,
+    ) -> impl Future<Output = Result<Option<PasswordHash>, Error>> + Send;
+
+    /// Begins a session with its first refresh token, if its user has this password still.
+    fn begin_session(
+        &self,
+        session: Session,
+        password: PasswordHash,
+        token: Digest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<SignedIn, Error>> + Send;
+
+    /// [`RefreshToken::show`](crate::session::RefreshToken::show) on what is on record. If the
+    /// session goes on, then with `next`.
+    fn refresh(
+        &self,
+        shown: Digest,
+        next: Digest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<SignedIn, Error>> + Send;
+
+    /// Puts a key on record, unless its user has too many.
+    fn create_api_key(
+        &self,
+        api_key: ApiKey,
+        digest: Digest,
+    ) -> impl Future<Output = Result<ApiKey, Error>> + Send;
+
+    /// The keys of a user in the order of their creation; none if there is no such user.
+    fn list_api_keys(
+        &self,
+        user_id: Uuid,
+        page: Page,
+    ) -> impl Future<Output = Result<Paged<ApiKey>, Error>> + Send;
+
+    /// [`ApiKey::revoke`] on what is on record. The key of a user for whom the actor may
+    /// not act is not there for him.
+    fn revoke_api_key(
+        &self,
+        id: Uuid,
+        actor: Actor,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<ApiKey, Error>> + Send;
+
+    /// The user in whose name a key speaks, if it is valid, and what he may do.
+    fn user_of_api_key(
+        &self,
+        digest: Digest,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(Uuid, Role), Error>> + Send;
+
+    /// The keys that sign access tokens.
+    fn signing_keys(&self) -> impl Future<Output = Result<Keys, Error>> + Send;
+
+    /// Forgets the keys that are over, and puts this one on record if one is due. However
+    /// many ask at once, one of them has its key taken.
+    fn rotate_signing_keys(
+        &self,
+        id: Uuid,
+        private_key: PrivateKey,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Keys, Error>> + Send;
+}
+
+/// A user who has signed in, or is still so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedIn {
+    /// The user.
+    pub user_id: Uuid,
+    /// What the user may do.
+    pub role: Role,
+    /// When the refresh token expires that was put on record.
+    pub token_expire_time: Timestamp,
 }
 
 /// What a user can spend in one currency.

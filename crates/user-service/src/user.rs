@@ -1,8 +1,11 @@
-//! What a user is. What a user can spend is [`ledger`](crate::ledger)'s matter.
+//! What a user is, and who may see and change it. What a user can spend is
+//! [`ledger`](crate::ledger)'s matter, and how he signs in [`access`](crate::access)'s.
 
 use serde::{Deserialize, Serialize};
-use service_runtime::Timestamp;
+use service_runtime::{Actor, Role, Timestamp};
 use uuid::Uuid;
+
+use crate::password::{NewPassword, PasswordHash};
 
 /// An e-mail address as its owner writes it: something on either side of one `@`,
 /// at most 254 characters, none of them white space or a control character.
@@ -65,12 +68,75 @@ pub struct User {
     pub id: Uuid,
     /// What they say of themselves.
     pub profile: Profile,
-    /// How often the profile was written, from 1.
+    /// What they may do.
+    pub role: Role,
+    /// How often the user was written, from 1.
     pub revision: i64,
     /// When the user was created.
     pub create_time: Timestamp,
-    /// When the profile was last written.
+    /// When the user was last written.
     pub update_time: Timestamp,
+    /// When the user was deleted.
+    pub delete_time: Option<Timestamp>,
+}
+
+/// What is to change of a user. What is none stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// Another address.
+    pub email: Option<Email>,
+    /// Another name.
+    pub display_name: Option<String>,
+    /// What the user may do from the next token on.
+    pub role: Option<Role>,
+}
+
+/// A change of a user, and what it depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// What the user must still be, if that matters.
+    pub etag: Option<String>,
+    /// What changes.
+    pub changes: Changes,
+    /// A new password.
+    pub password: Option<NewPassword>,
+}
+
+/// A request names a user for whom its actor may not act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("user {0} is somebody else; name yourself, or let the staff do it")]
+pub struct NotOwner(pub Uuid);
+
+/// Whether an actor may see and change what belongs to a user. Nothing is looked up,
+/// so that nobody learns who exists.
+pub fn admit(actor: Actor, user_id: Uuid) -> Result<(), NotOwner> {
+    if actor.may_act_for(user_id) { Ok(()) } else { Err(NotOwner(user_id)) }
+}
+
+/// A role is set by somebody who is not the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only the operator sets what a user may do; leave the role out, in update_mask too")]
+pub struct RoleNotAllowed;
+
+impl Changes {
+    /// Whether an actor may make these changes of a user who is his to change.
+    pub fn admit(&self, actor: Actor) -> Result<(), RoleNotAllowed> {
+        match (self.role, actor) {
+            (None, _) | (Some(_), Actor::Workload) => Ok(()),
+            (Some(_), Actor::Customer(_) | Actor::Staff(_)) => Err(RoleNotAllowed),
+        }
+    }
+}
+
+/// A no to a change of a user. Nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The user is not as the caller last saw it.
+    #[error("user {0} was changed since it was read; read it again and decide anew")]
+    EtagStale(Uuid),
+    /// A password was to be replaced by somebody who does not know it.
+    #[error("current_password is not the password of the user; send the right one")]
+    PasswordWrong,
 }
 
 impl User {
@@ -78,11 +144,55 @@ impl User {
     pub fn etag(&self) -> String {
         format!("\"{}\"", self.revision)
     }
+
+    /// The user after an update; the same if it changes nothing. `password` is the one
+    /// on record.
+    pub fn update(
+        self,
+        update: &Update,
+        password: Option<&PasswordHash>,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
+        self.match_etag(update.etag.as_deref())?;
+        if update.password.as_ref().is_some_and(|new| !new.proof.holds(password)) {
+            return Err(Refusal::PasswordWrong);
+        }
+        let Changes { email, display_name, role } = update.changes.clone();
+        let profile = Profile {
+            email: email.unwrap_or_else(|| self.profile.email.clone()),
+            display_name: display_name.unwrap_or_else(|| self.profile.display_name.clone()),
+        };
+        let role = role.unwrap_or(self.role);
+        if update.password.is_none() && (&profile, role) == (&self.profile, self.role) {
+            return Ok(self);
+        }
+        Ok(Self { profile, role, revision: self.revision + 1, update_time: now, ..self })
+    }
+
+    /// The user once deleted. One who was deleted before is the answer again, whatever
+    /// the etag.
+    pub fn delete(self, etag: Option<&str>, now: Timestamp) -> Result<Self, Refusal> {
+        if self.delete_time.is_some() {
+            return Ok(self);
+        }
+        self.match_etag(etag)?;
+        let revision = self.revision + 1;
+        Ok(Self { revision, update_time: now, delete_time: Some(now), ..self })
+    }
+
+    fn match_etag(&self, etag: Option<&str>) -> Result<(), Refusal> {
+        if etag.is_none_or(|etag| etag == self.etag()) {
+            Ok(())
+        } else {
+            Err(Refusal::EtagStale(self.id))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_address_has_something_on_either_side_of_one_at_sign() {
@@ -100,5 +210,68 @@ mod tests {
         let fold = |text: &str| Email::try_from(text.to_owned()).unwrap().folded();
         assert_eq!(fold("Ada@Example.COM"), fold("ada@example.com"));
         assert_eq!(fold("ÉMILE@example.com"), fold("émile@example.com"));
+    }
+
+    const THEN: Timestamp = Timestamp::from_micros(1);
+    const NOW: Timestamp = Timestamp::from_micros(2);
+
+    fn ada() -> User {
+        let email = Email::try_from("ada@example.com".to_owned()).unwrap();
+        User {
+            id: Uuid::from_u128(0xada),
+            profile: Profile { email, display_name: "Ada".to_owned() },
+            role: Role::Customer,
+            revision: 1,
+            create_time: THEN,
+            update_time: THEN,
+            delete_time: None,
+        }
+    }
+
+    #[test]
+    fn only_the_operator_sets_a_role() {
+        let (role, name) = (Some(Role::Customer), Some("Ada".to_owned()));
+        let promotion = Changes { role, ..Changes::default() };
+        let renaming = Changes { display_name: name, ..Changes::default() };
+        let id = Uuid::from_u128(0xada);
+        assert_eq!(promotion.admit(Actor::Workload), Ok(()));
+        for actor in [Actor::Customer(id), Actor::Staff(id)] {
+            assert_eq!(promotion.admit(actor), Err(RoleNotAllowed));
+            assert_eq!(renaming.admit(actor), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_update_changes_the_etag_if_it_changes_anything() {
+        let changes =
+            |name: &str| Changes { display_name: Some(name.to_owned()), ..Changes::default() };
+        let update = |name| Update { changes: changes(name), ..Update::default() };
+        let renamed = ada().update(&update("Augusta"), None, NOW).unwrap();
+        assert_eq!((renamed.revision, renamed.update_time), (2, NOW));
+        assert_eq!(renamed.profile.email, ada().profile.email);
+        assert_eq!(ada().update(&update("Ada"), None, NOW), Ok(ada()));
+
+        let stale = Update { etag: Some(ada().etag()), ..update("Ada") };
+        assert_eq!(renamed.update(&stale, None, NOW), Err(Refusal::EtagStale(ada().id)));
+    }
+
+    #[test]
+    fn a_deletion_is_answered_again_whatever_its_etag() {
+        assert_eq!(ada().delete(Some("\"2\""), NOW), Err(Refusal::EtagStale(ada().id)));
+        let deleted = ada().delete(Some("\"1\""), NOW).unwrap();
+        assert_eq!((deleted.delete_time, deleted.revision), (Some(NOW), 2));
+        let later = Timestamp::from_micros(3);
+        assert_eq!(deleted.clone().delete(Some("\"1\""), later), Ok(deleted));
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_written_as_it_was_read(text in r"\PC{0,9}@?\PC{1,250}|(?s).{0,9}@.{0,9}") {
+            if let Ok(email) = Email::try_from(text.clone()) {
+                prop_assert_eq!(text.matches('@').count(), 1);
+                prop_assert!(text.chars().count() <= 254 && !text.contains(char::is_whitespace));
+                prop_assert_eq!(email.as_str(), text);
+            }
+        }
     }
 }

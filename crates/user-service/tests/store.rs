@@ -3,17 +3,32 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use futures::future::join_all;
-use service_runtime::{Money, Page, RequestKey, Timestamp, sqlite::OpenError};
+use futures::future::{join, join_all};
+use service_runtime::{
+    Actor, Money, Page, Paged, RequestKey, Role, Timestamp, access_token::SigningKey,
+    sqlite::OpenError,
+};
 use tempfile::TempDir;
 use user_service::{
+    api_key::{self, ApiKey},
     error::Error,
-    ledger::BalanceLimit,
+    ledger::{BalanceLimit, Entry, Kind},
+    password::{NewPassword, Password, PasswordHash, Passwords, Proof},
     payment::{ChargeRequest, Paid, Payment, Refusal, State},
-    store::{Audit, AuditedPayment, Balance, Deposit, Refund, Sqlite, Store, Sum},
-    user::{Email, Profile, User},
+    secret::{Digest, Secret},
+    session::{REFRESH_TOKEN_LIFETIME, Session},
+    signing::{NOTICE, PrivateKey, TERM},
+    store::{
+        Audit, AuditedPayment, Balance, Credentials, Deposit, Ledger, REQUEST_RETENTION, Refund,
+        SignedIn, Sqlite, Store, Sum, Users,
+    },
+    user::{self, Changes, Email, Profile, Update, User},
 };
 use uuid::Uuid;
 
@@ -42,7 +57,61 @@ impl<S: Store> Bank<S> {
         let email = Email::try_from(email.to_owned()).unwrap();
         let key = key(request, email.as_str());
         let profile = Profile { email, display_name: "Ada".to_owned() };
-        self.store.create(key, self.new_id(), profile, self.now).await
+        self.store.create(key, self.new_id(), profile, None, self.now).await
+    }
+
+    async fn update(&self, request: u128, id: Uuid, update: Update) -> Result<User, Error> {
+        let key = key(request, &format!("{:?}", update.changes));
+        self.store.update(key, id, update, self.now).await
+    }
+
+    async fn delete(&self, id: Uuid) -> User {
+        self.store.delete(id, None, self.now).await.unwrap()
+    }
+
+    /// A new user with a password.
+    async fn user_with_password(&self, text: &str) -> (User, PasswordHash) {
+        let hash = hash(text).await;
+        let id = self.new_id();
+        let email = Email::try_from(format!("{id}@example.com")).unwrap();
+        let key = key(id.as_u128(), email.as_str());
+        let profile = Profile { email, display_name: "Ada".to_owned() };
+        let password = Some(hash.clone());
+        let user = self.store.create(key, id, profile, password, self.now).await.unwrap();
+        (user, hash)
+    }
+
+    /// A new user, and the refresh token of a session of his.
+    async fn signed_in_user(&self) -> (User, PasswordHash, Digest) {
+        let (user, hash) = self.user_with_password("correct horse").await;
+        let token = self.new_digest();
+        let session = Session::begin(self.new_id(), user.id, self.now);
+        self.store.begin_session(session, hash.clone(), token, self.now).await.unwrap();
+        (user, hash, token)
+    }
+
+    /// Shows a refresh token, and answers its successor.
+    async fn refresh(&self, shown: Digest) -> Result<(Digest, SignedIn), Error> {
+        let next = self.new_digest();
+        Ok((next, self.store.refresh(shown, next, self.now).await?))
+    }
+
+    async fn api_key(&self, user_id: Uuid) -> Result<(ApiKey, Digest), Error> {
+        let api_key = ApiKey {
+            id: self.new_id(),
+            user_id,
+            display_name: "Till".to_owned(),
+            create_time: self.now,
+            expire_time: None,
+            revoke_time: None,
+        };
+        let digest = self.new_digest();
+        Ok((self.store.create_api_key(api_key, digest).await?, digest))
+    }
+
+    async fn entries(&self, user_id: Uuid) -> Vec<Entry> {
+        let page = Page { size: 1000, after: None };
+        self.store.entries(user_id, page).await.unwrap().rows
     }
 
     /// A new user with so many cents.
@@ -90,6 +159,12 @@ impl<S: Store> Bank<S> {
         audit
     }
 
+    fn new_digest(&self) -> Digest {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(self.new_id().as_bytes());
+        Secret::api_key(bytes).digest()
+    }
+
     fn new_id(&self) -> Uuid {
         Uuid::from_u128(self.identifiers.fetch_add(1, Ordering::Relaxed).into())
     }
@@ -97,6 +172,24 @@ impl<S: Store> Bank<S> {
 
 fn euros(minor_units: i64) -> Money {
     Money { currency: "EUR".parse().unwrap(), minor_units }
+}
+
+async fn hash(text: &str) -> PasswordHash {
+    let password = Password::chosen(text.to_owned()).unwrap();
+    Passwords::new(NonZeroUsize::MIN).hash(password, [7; 32]).await.unwrap()
+}
+
+/// Every row of a list, two at a time.
+async fn all<T>(page: impl AsyncFn(Page) -> Result<Paged<T>, Error>) -> Vec<T> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let page = page(Page { size: 2, after }).await.unwrap();
+        rows.extend(page.rows);
+        after = page.next;
+        if after.is_none() {
+            return rows;
+        }
+    }
 }
 
 /// The key of a request with these parameters.
@@ -140,6 +233,314 @@ async fn an_address_is_taken_in_any_case_and_kept_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn an_update_changes_what_it_names_once_per_request() {
+    let bank = bank().await;
+    let ada = bank.create(1, "ada@example.com").await.unwrap();
+    let changes = Changes { display_name: Some("Augusta".to_owned()), ..Changes::default() };
+    let update = Update { etag: Some(ada.etag()), changes, password: None };
+    let renamed = bank.update(2, ada.id, update.clone()).await.unwrap();
+    assert_eq!(renamed.profile.display_name, "Augusta");
+    assert_eq!((renamed.profile.email.as_str(), renamed.role), ("ada@example.com", Role::Customer));
+    assert_ne!(renamed.etag(), ada.etag());
+    assert_eq!(bank.update(2, ada.id, update.clone()).await.unwrap(), renamed);
+    assert_eq!(bank.store.get(ada.id).await.unwrap(), Some(renamed));
+
+    let stale = bank.update(3, ada.id, update.clone()).await;
+    assert!(matches!(stale, Err(Error::User(user::Refusal::EtagStale(_)))), "{stale:?}");
+    let nobody = bank.update(4, Uuid::nil(), update).await;
+    assert!(matches!(nobody, Err(Error::UserNotFound(_))), "{nobody:?}");
+    let changes = Changes { role: Some(Role::Staff), ..Changes::default() };
+    let altered = bank.update(2, ada.id, Update { changes, ..Update::default() }).await;
+    assert!(matches!(altered, Err(Error::RequestIdReused(_))), "{altered:?}");
+}
+
+#[tokio::test]
+async fn an_address_cannot_be_taken_by_an_update_either() {
+    let bank = bank().await;
+    let ada = bank.create(1, "ada@example.com").await.unwrap();
+    let grace = bank.create(2, "grace@example.com").await.unwrap();
+    let rename = |email: &str| {
+        let email = Some(Email::try_from(email.to_owned()).unwrap());
+        Update { changes: Changes { email, ..Changes::default() }, ..Update::default() }
+    };
+    let taken = bank.update(3, grace.id, rename("ADA@example.com")).await;
+    assert!(matches!(taken, Err(Error::EmailTaken)), "{taken:?}");
+    let own = bank.update(4, ada.id, rename("ADA@example.com")).await.unwrap();
+    assert_eq!(own.profile.email.as_str(), "ADA@example.com");
+    bank.update(5, ada.id, rename("countess@example.com")).await.unwrap();
+    bank.update(6, grace.id, rename("ada@example.com")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_who_is_deleted_is_gone_and_whatever_was_paid_comes_back() {
+    let bank = bank().await;
+    let ada = bank.user_with(100).await;
+    bank.charge(1, ada, 60).await.unwrap();
+    let stale = bank.store.delete(ada, Some("\"2\"".to_owned()), bank.now).await;
+    assert!(matches!(stale, Err(Error::User(user::Refusal::EtagStale(_)))), "{stale:?}");
+    let deleted = bank.delete(ada).await;
+    assert_eq!(deleted.delete_time, Some(bank.now));
+    assert_eq!(bank.delete(ada).await, deleted);
+
+    assert_eq!(bank.store.get(ada).await.unwrap(), None);
+    let update = bank.update(2, ada, Update::default()).await;
+    assert!(matches!(update, Err(Error::UserNotFound(_))), "{update:?}");
+    let deposit = bank.deposit(3, ada, 1).await;
+    assert!(matches!(deposit, Err(Error::UserNotFound(_))), "{deposit:?}");
+    let balance = bank.store.balance(ada, euros(0).currency).await;
+    assert!(matches!(balance, Err(Error::UserNotFound(_))), "{balance:?}");
+    let charge = bank.charge(2, ada, 1).await;
+    assert!(matches!(charge, Err(Error::Refused(Refusal::UserNotFound))), "{charge:?}");
+    bank.charge(1, ada, 60).await.unwrap();
+
+    assert_eq!(bank.refund(1).await.state, State::Refunded);
+    let audit = bank.audit().await;
+    assert_eq!(captured_and_refunded(&audit), [(1, 60, 60)]);
+    assert_eq!(audit.sums[0].balances, 100);
+}
+
+#[tokio::test]
+async fn the_address_of_a_user_who_is_deleted_can_be_used_again() {
+    let bank = bank().await;
+    let first = bank.create(1, "ada@example.com").await.unwrap();
+    bank.delete(first.id).await;
+    let second = bank.create(2, "ADA@example.com").await.unwrap();
+    assert_ne!(second.id, first.id);
+    bank.delete(second.id).await;
+    bank.create(3, "ada@example.com").await.unwrap();
+}
+
+#[tokio::test]
+async fn users_are_listed_by_creation_and_the_deleted_if_asked_for() {
+    let bank = bank().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(bank.user_with(0).await);
+    }
+    bank.delete(ids[1]).await;
+    let list = async |show_deleted| {
+        let users = all(async |page| bank.store.list(page, show_deleted).await).await;
+        users.into_iter().map(|user| user.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(true).await, ids);
+    ids.remove(1);
+    assert_eq!(list(false).await, ids);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_token_by_token_with_the_role_of_the_day() {
+    let mut bank = bank().await;
+    let (ada, _, first) = bank.signed_in_user().await;
+    bank.now = bank.now.saturating_add(Duration::from_hours(1));
+    let (second, signed_in) = bank.refresh(first).await.unwrap();
+    let token_expire_time = bank.now.saturating_add(REFRESH_TOKEN_LIFETIME);
+    assert_eq!(signed_in, SignedIn { user_id: ada.id, role: Role::Customer, token_expire_time });
+
+    let changes = Changes { role: Some(Role::Staff), ..Changes::default() };
+    bank.update(1, ada.id, Update { changes, ..Update::default() }).await.unwrap();
+    let (third, signed_in) = bank.refresh(second).await.unwrap();
+    assert_eq!(signed_in.role, Role::Staff);
+
+    bank.now = signed_in.token_expire_time;
+    let late = bank.refresh(third).await;
+    assert!(matches!(late, Err(Error::RefreshTokenInvalid)), "{late:?}");
+    let unknown = bank.refresh([0; 32]).await;
+    assert!(matches!(unknown, Err(Error::RefreshTokenInvalid)), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_shown_twice_ends_its_session_and_no_other() {
+    let bank = bank().await;
+    let (_, _, first) = bank.signed_in_user().await;
+    let (_, _, other) = bank.signed_in_user().await;
+    let (second, _) = bank.refresh(first).await.unwrap();
+    let again = bank.refresh(first).await;
+    assert!(matches!(again, Err(Error::RefreshTokenReused(_))), "{again:?}");
+    let over = bank.refresh(second).await;
+    assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
+    bank.refresh(other).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_who_show_a_refresh_token_at_once_one_wins_and_the_session_ends() {
+    let bank = bank().await;
+    let (_, _, token) = bank.signed_in_user().await;
+    let (one, other) = join(bank.refresh(token), bank.refresh(token)).await;
+    let won: Vec<_> = [one, other].into_iter().flatten().collect();
+    let [(next, _)] = won.as_slice() else { panic!("{won:?}") };
+    let over = bank.refresh(*next).await;
+    assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
+}
+
+#[tokio::test]
+async fn a_new_password_needs_the_old_one_and_ends_all_sessions() {
+    let bank = bank().await;
+    let (ada, old, token) = bank.signed_in_user().await;
+    let new = hash("battery staple").await;
+    let change = |proof| {
+        let password = Some(NewPassword { hash: new.clone(), proof });
+        Update { password, ..Update::default() }
+    };
+    for (request, proof) in [(1, Proof::Failed), (2, Proof::Shown(new.clone()))] {
+        let wrong = bank.update(request, ada.id, change(proof)).await;
+        assert!(matches!(wrong, Err(Error::User(user::Refusal::PasswordWrong))), "{wrong:?}");
+    }
+    let changed = bank.update(3, ada.id, change(Proof::Shown(old.clone()))).await.unwrap();
+    // Whoever repeats the request shows a password that is the old one by now.
+    assert_eq!(bank.update(3, ada.id, change(Proof::Failed)).await.unwrap(), changed);
+
+    let over = bank.refresh(token).await;
+    assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
+    let session = Session::begin(bank.new_id(), ada.id, bank.now);
+    let begin = async |password| {
+        bank.store.begin_session(session, password, bank.new_digest(), bank.now).await
+    };
+    let late = begin(old).await;
+    assert!(matches!(late, Err(Error::SignInFailed)), "{late:?}");
+    begin(new.clone()).await.unwrap();
+    bank.update(4, ada.id, change(Proof::NotNeeded)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_is_found_by_address_in_any_case_until_its_user_is_deleted() {
+    let bank = bank().await;
+    let (ada, hash, token) = bank.signed_in_user().await;
+    let email = Email::try_from(ada.profile.email.as_str().to_uppercase()).unwrap();
+    let found = bank.store.password_by_email(&email).await.unwrap();
+    assert_eq!(found, Some((ada.id, hash.clone())));
+    assert_eq!(bank.store.password(ada.id).await.unwrap(), Some(hash.clone()));
+    let grace = bank.create(1, "grace@example.com").await.unwrap();
+    assert_eq!(bank.store.password_by_email(&grace.profile.email).await.unwrap(), None);
+
+    bank.delete(ada.id).await;
+    assert_eq!(bank.store.password_by_email(&email).await.unwrap(), None);
+    assert_eq!(bank.store.password(ada.id).await.unwrap(), None);
+    let over = bank.refresh(token).await;
+    assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
+    let session = Session::begin(bank.new_id(), ada.id, bank.now);
+    let gone = bank.store.begin_session(session, hash, bank.new_digest(), bank.now).await;
+    assert!(matches!(gone, Err(Error::SignInFailed)), "{gone:?}");
+}
+
+#[tokio::test]
+async fn an_api_key_is_exchanged_until_it_is_revoked_or_its_user_deleted() {
+    let bank = bank().await;
+    let ada = bank.user_with(0).await;
+    let ((revoked, of_revoked), (_, of_deleted)) =
+        (bank.api_key(ada).await.unwrap(), bank.api_key(ada).await.unwrap());
+    let exchange = async |digest| bank.store.user_of_api_key(digest, bank.now).await;
+    assert_eq!(exchange(of_revoked).await.unwrap(), (ada, Role::Customer));
+
+    let own = Actor::Customer(ada);
+    let gone = bank.store.revoke_api_key(revoked.id, own, bank.now).await.unwrap();
+    assert_eq!(gone, ApiKey { revoke_time: Some(bank.now), ..revoked });
+    let later = bank.now.saturating_add(Duration::from_secs(1));
+    assert_eq!(bank.store.revoke_api_key(gone.id, own, later).await.unwrap(), gone);
+    assert!(matches!(exchange(of_revoked).await, Err(Error::ApiKeyInvalid)));
+    exchange(of_deleted).await.unwrap();
+    bank.delete(ada).await;
+    for digest in [of_deleted, [0; 32]] {
+        assert!(matches!(exchange(digest).await, Err(Error::ApiKeyInvalid)));
+    }
+    let late = bank.api_key(ada).await;
+    assert!(matches!(late, Err(Error::UserNotFound(_))), "{late:?}");
+    let keys = all(async |page| bank.store.list_api_keys(ada, page).await).await;
+    assert!(keys.iter().all(|api_key| api_key.revoke_time.is_some()) && keys.len() == 2);
+}
+
+#[tokio::test]
+async fn an_api_key_of_another_user_is_not_there_for_a_customer() {
+    let bank = bank().await;
+    let (ada, grace) = (bank.user_with(0).await, bank.user_with(0).await);
+    let (api_key, _) = bank.api_key(ada).await.unwrap();
+    let revoke = async |id, actor| bank.store.revoke_api_key(id, actor, bank.now).await;
+    for id in [api_key.id, Uuid::nil()] {
+        let refused = revoke(id, Actor::Customer(grace)).await;
+        assert!(matches!(refused, Err(Error::ApiKeyNotFound(_))), "{refused:?}");
+    }
+    revoke(api_key.id, Actor::Staff(grace)).await.unwrap();
+    assert!(
+        bank.store
+            .list_api_keys(grace, Page { size: 9, after: None })
+            .await
+            .unwrap()
+            .rows
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_user_has_100_api_keys_that_are_not_revoked_at_most() {
+    let bank = bank().await;
+    let ada = bank.user_with(0).await;
+    let mut keys = Vec::new();
+    for _ in 0..api_key::MOST_PER_USER {
+        keys.push(bank.api_key(ada).await.unwrap().0);
+    }
+    let listed = bank.store.list_api_keys(ada, Page { size: 1000, after: None }).await.unwrap();
+    assert_eq!(listed.rows, keys);
+    let many = bank.api_key(ada).await;
+    assert!(matches!(many, Err(Error::TooManyApiKeys)), "{many:?}");
+    bank.store.revoke_api_key(keys[0].id, Actor::Workload, bank.now).await.unwrap();
+    bank.api_key(ada).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_replicas_that_find_a_signing_key_due_make_one() {
+    let bank = bank().await;
+    let rotate = |now| {
+        let private_key = SigningKey::generate(&[7; 32]).unwrap();
+        bank.store.rotate_signing_keys(bank.new_id(), PrivateKey(private_key), now)
+    };
+    let start = bank.now;
+    let made = join_all((0..5).map(|_| rotate(start))).await;
+    let first = bank.store.signing_keys().await.unwrap();
+    assert!(made.into_iter().all(|keys| keys.unwrap() == first));
+    assert_eq!(first.published(start).count(), 1);
+
+    let due = start.saturating_add(TERM).saturating_sub(NOTICE);
+    join_all((0..5).map(|_| rotate(due))).await;
+    let both = bank.store.signing_keys().await.unwrap();
+    assert_eq!((both.published(due).count(), both.signer(due)), (2, first.signer(due)));
+    let over = due.saturating_add(2 * NOTICE).saturating_add(Duration::from_mins(6));
+    let left = rotate(over).await.unwrap();
+    assert_eq!(left.published(over).count(), 1);
+    assert_ne!(left.signer(over), first.signer(start));
+}
+
+#[tokio::test]
+async fn entries_are_listed_in_the_order_in_which_they_were_made() {
+    let bank = bank().await;
+    let (ada, grace) = (bank.user_with(0).await, bank.user_with(50).await);
+    let charge = ChargeRequest {
+        purchase_id: Uuid::from_u128(1),
+        paid: Paid { user_id: ada, amount: euros(30) },
+        not_after: NOT_AFTER,
+    };
+    bank.deposit(1, ada, 100).await.unwrap();
+    // An identifier that was drawn early is written late.
+    bank.store.charge(charge, Uuid::from_u128(1), bank.now).await.unwrap();
+    bank.refund(1).await;
+    let entries = bank.entries(ada).await;
+    let seen: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.kind, entry.amount.minor_units, entry.purchase_id))
+        .collect();
+    let purchase = Some(Uuid::from_u128(1));
+    assert_eq!(
+        seen,
+        [(Kind::Deposit, 100, None), (Kind::Charge, -30, purchase), (Kind::Refund, 30, purchase)]
+    );
+    assert!(entries.is_sorted_by_key(|entry| entry.id));
+    assert_eq!(all(async |page| bank.store.entries(ada, page).await).await, entries);
+    let after = Page { size: 1000, after: Some(entries[1].id) };
+    assert_eq!(bank.store.entries(ada, after).await.unwrap().rows, entries[2..]);
+    assert_eq!(bank.entries(grace).await.len(), 1);
+    assert_eq!(bank.entries(Uuid::nil()).await, []);
+    bank.audit().await;
+}
+
+#[tokio::test]
 async fn deposits_come_from_the_till_once_per_request() {
     let bank = bank().await;
     let ada = bank.user_with(0).await;
@@ -170,7 +571,7 @@ async fn a_deposit_beyond_the_range_or_to_nobody_is_refused_and_changes_nothing(
         assert!(matches!(beyond, Err(Error::BalanceLimit(BalanceLimit))), "{beyond:?}");
     }
     let nobody = bank.deposit(1, Uuid::nil(), 1).await;
-    assert!(matches!(nobody, Err(Error::UserNotFound)), "{nobody:?}");
+    assert!(matches!(nobody, Err(Error::UserNotFound(_))), "{nobody:?}");
     bank.charge(1, ada, i64::MAX).await.unwrap();
     bank.refund(1).await;
     assert_eq!((bank.credit(ada).await, bank.credit(grace).await), (i64::MAX, 0));
@@ -272,21 +673,42 @@ async fn a_sweep_forgets_marks_that_are_late_and_no_money_that_moved() {
 }
 
 #[tokio::test]
+async fn a_sweep_forgets_requests_tokens_and_revoked_keys_when_their_time_is_over() {
+    let mut bank = bank().await;
+    let ada = bank.create(1, "ada@example.com").await.unwrap();
+    let (_, _, token) = bank.signed_in_user().await;
+    let (second, _) = bank.refresh(token).await.unwrap();
+    let (revoked, _) = bank.api_key(ada.id).await.unwrap();
+    let (kept, _) = bank.api_key(ada.id).await.unwrap();
+    bank.store.revoke_api_key(revoked.id, Actor::Workload, bank.now).await.unwrap();
+    let after =
+        |time: Timestamp, retention| time.saturating_add(retention + Duration::from_secs(1));
+    let keys = async || all(async |page| bank.store.list_api_keys(ada.id, page).await).await;
+
+    bank.store.sweep(bank.now).await.unwrap();
+    assert_eq!(bank.create(1, "ada@example.com").await.unwrap(), ada);
+    bank.store.sweep(after(bank.now, REQUEST_RETENTION)).await.unwrap();
+    let new = bank.create(1, "ada@example.com").await;
+    assert!(matches!(new, Err(Error::EmailTaken)), "{new:?}");
+    assert_eq!(keys().await.len(), 2);
+    bank.store.sweep(after(bank.now, api_key::REVOKED_RETENTION)).await.unwrap();
+    assert_eq!(keys().await, [kept]);
+    bank.now = Timestamp::default();
+    for token in [token, second] {
+        let gone = bank.refresh(token).await;
+        assert!(matches!(gone, Err(Error::RefreshTokenInvalid)), "{gone:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_audit_pages_through_the_payments_by_purchase() {
     let bank = bank().await;
     let ada = bank.user_with(100).await;
     for purchase in [3, 1, 5, 2, 4] {
         bank.charge(purchase, ada, 1).await.unwrap();
     }
-    let (mut seen, mut page) = (Vec::new(), Page { size: 2, after: None });
-    loop {
-        let payments = bank.store.audit(page).await.unwrap().payments;
-        seen.extend(payments.rows.iter().map(|payment| payment.purchase_id.as_u128()));
-        page.after = payments.next;
-        if page.after.is_none() {
-            break;
-        }
-    }
+    let payments = all(async |page| bank.store.audit(page).await.map(|audit| audit.payments)).await;
+    let seen: Vec<_> = payments.iter().map(|payment| payment.purchase_id.as_u128()).collect();
     assert_eq!(seen, [1, 2, 3, 4, 5]);
 }
 

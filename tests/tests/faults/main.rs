@@ -10,17 +10,26 @@
 use std::{sync::Arc, time::Duration};
 
 use chandlery::{
+    check::Sent,
     load::{self, Progress},
     service::Service,
+    suite::Credential,
 };
 use futures::future::join_all;
-use proto::purchase::v1::{
-    CreatePurchaseRequest, PurchaseState, WatchPurchaseRequest,
-    audit_purchases_response::AuditedPurchase,
+use proto::{
+    Role,
+    purchase::v1::{
+        CreatePurchaseRequest, Purchase, PurchaseState, WatchPurchaseRequest,
+        audit_purchases_response::AuditedPurchase, shop_request::Step,
+    },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use suite_tests::shop::{Shop, printed_seed};
-use tokio::sync::watch;
+use suite_tests::{
+    member::Member,
+    shop::{Shop, printed_seed},
+    visit::{Visit, check_out, open, set},
+};
+use tokio::{sync::watch, time::timeout};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_chandlery-suite");
 
@@ -131,6 +140,50 @@ async fn what_a_killed_process_left_is_finished_by_the_next_without_being_asked(
     let states: Vec<_> = evidence.purchases.purchases.iter().map(AuditedPurchase::state).collect();
     assert_eq!(states, [PurchaseState::Confirmed]);
     assert_eq!(shop.buy(&order).await.id, evidence.purchases.purchases[0].id);
+    shop.close().await;
+}
+
+/// Comes back to a cart until it has become a purchase.
+async fn take_up(shop: &Shop, who: &Member, steps: &[Step]) -> Purchase {
+    loop {
+        let clients = shop.suite.clients_of(Credential::Workload("storefront")).unwrap();
+        let token = Some(who.access_token.as_str());
+        let outcome = match Visit::begin(clients.purchases, token, steps.to_vec()).await {
+            Ok(mut visit) => visit.outcome().await,
+            Err(status) => Err(status),
+        };
+        match outcome {
+            Ok(purchase) => return purchase,
+            Err(status) => assert!(load::is_worth_repeating(&status), "{status:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cart_that_is_checked_out_again_and_again_through_kills_becomes_one_purchase() {
+    const CARTS: usize = 10;
+    let mut random = StdRng::seed_from_u64(printed_seed());
+    let mut shop = Shop::open(PROGRAM).await;
+    let rope = shop.product(250, 100).await;
+    let customer = shop.member(Role::Customer).await;
+    let staff = shop.member(Role::Staff).await;
+    shop.credit(&customer.user, 100_000).await;
+    let mut sent = Sent::default();
+    for _ in 0..CARTS {
+        let cart_id = shop.uuid();
+        sent.request(&cart_id);
+        let steps = [open(&cart_id, &customer.user.id), set(&rope.id, 1), check_out("")];
+        let cut = join_all([&customer, &staff].map(|who| take_up(&shop, who, &steps)));
+        let _ = timeout(Duration::from_millis(random.random_range(0..60)), cut).await;
+        shop.suite.kill(Service::Purchase).unwrap();
+        shop.suite.restart(Service::Purchase).await.unwrap();
+        let purchases = join_all([&staff, &customer].map(|who| take_up(&shop, who, &steps))).await;
+        assert_eq!(purchases[0], purchases[1]);
+        sent.answer(&cart_id, &purchases[0]);
+    }
+    shop.clients = shop.suite.clients().unwrap();
+    let evidence = shop.check(Some(sent)).await;
+    assert_eq!(evidence.purchases.purchases.len(), CARTS);
     shop.close().await;
 }
 

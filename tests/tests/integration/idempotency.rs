@@ -96,7 +96,11 @@ async fn every_request_with_a_request_id_has_one_effect_and_refuses_an_altered_r
         display_name: "Grace".to_owned(),
         ..User::default()
     };
-    let mut request = CreateUserRequest { user: Some(user), request_id: shop.uuid() };
+    let mut request = CreateUserRequest {
+        user: Some(user),
+        request_id: shop.uuid(),
+        ..CreateUserRequest::default()
+    };
     let mut users = shop.clients.users.clone();
     let user = users.create_user(request.clone()).await.unwrap().into_inner();
     assert_eq!(users.create_user(request.clone()).await.unwrap().into_inner(), user);

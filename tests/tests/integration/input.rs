@@ -55,7 +55,11 @@ async fn every_violation_is_answered_at_once_by_field_and_nothing_is_done() {
     assert_eq!(violated(&refused), ["after_version", "id"]);
 
     let user = User { email: "nobody".to_owned(), ..User::default() };
-    let request = CreateUserRequest { user: Some(user), request_id: shop.uuid() };
+    let request = CreateUserRequest {
+        user: Some(user),
+        request_id: shop.uuid(),
+        ..CreateUserRequest::default()
+    };
     let refused = shop.clients.users.clone().create_user(request).await.unwrap_err();
     assert_eq!(violated(&refused), ["user.display_name", "user.email"]);
 

@@ -7,14 +7,21 @@
     reason = "a test fails by panicking"
 )]
 
+mod auth;
+mod bad_input;
+mod carts;
+mod catalog;
 mod configuration;
 mod deadlines;
+mod entries;
+mod health;
 mod idempotency;
 mod identity;
 mod input;
 mod purchases;
 mod streams;
 mod telemetry;
+mod users;
 
 use suite_tests::shop::Shop;
 

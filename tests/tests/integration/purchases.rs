@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use chandlery::service::Service;
+use chandlery::{service::Service, suite::Credential};
 use futures::future::join_all;
 use proto::{
+    Role,
     catalog::v1::{GetProductRequest, Product},
     purchase::v1::{
-        CancelPurchaseRequest, FailureReason, ListPurchasesRequest, PurchaseState,
-        RefundPurchaseRequest,
+        CancelPurchaseRequest, FailureReason, GetPurchaseRequest, ListPurchasesRequest,
+        PurchaseState, RefundPurchaseRequest, WatchPurchaseRequest,
     },
     user::v1::GetBalanceRequest,
 };
 use service_runtime::reason;
-use suite_tests::shop::{Shop, euros};
-use tonic::Code;
+use suite_tests::{
+    member::Member,
+    shop::{Shop, euros},
+};
+use tonic::{Code, Request, Status};
 
 use crate::shop;
 
@@ -197,5 +201,81 @@ async fn purchases_of_a_user_are_listed_page_by_page_each_once() {
     }
     bought.sort();
     assert_eq!(listed, bought);
+    shop.close().await;
+}
+
+/// A request on behalf of somebody.
+fn of<T>(who: &Member, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let token = format!("Bearer {}", who.access_token).parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
+/// What a customer learns of a purchase, whatever he asks.
+async fn learned(shop: &Shop, who: &Member, id: &str) -> Vec<Status> {
+    let (id, etag) = (id.to_owned(), String::new());
+    let clients = shop.suite.clients_of(Credential::Workload("storefront")).unwrap();
+    let mut purchases = clients.purchases;
+    let get = of(who, GetPurchaseRequest { id: id.clone() });
+    let cancel = of(who, CancelPurchaseRequest { id: id.clone(), etag: etag.clone() });
+    let refund = of(who, RefundPurchaseRequest { id: id.clone(), etag });
+    let watch = of(who, WatchPurchaseRequest { id, after_version: 0 });
+    vec![
+        purchases.get_purchase(get).await.unwrap_err(),
+        purchases.cancel_purchase(cancel).await.unwrap_err(),
+        purchases.refund_purchase(refund).await.unwrap_err(),
+        purchases.watch_purchase(watch).await.unwrap_err(),
+    ]
+}
+
+#[tokio::test]
+async fn to_a_customer_the_purchases_of_others_are_not_there_and_staff_sees_all() {
+    let shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let (ada, eve) = (shop.member(Role::Customer).await, shop.member(Role::Customer).await);
+    let staff = shop.member(Role::Staff).await;
+    shop.credit(&ada.user, 1_000).await;
+    let clients = shop.suite.clients_of(Credential::Workload("storefront")).unwrap();
+    let mut purchases = clients.purchases;
+
+    let order = shop.order(&ada.user, &[(&rope, 1)]);
+    let bought = purchases.create_purchase(of(&ada, order.clone())).await.unwrap().into_inner();
+    assert_eq!(bought.state(), PurchaseState::Confirmed);
+    let unknown = shop.uuid();
+    let as_unknown = |status: &Status, id: &str| {
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
+        assert_eq!(reason(status).as_deref(), Some("PURCHASE_NOT_FOUND"));
+        status.message().replace(id, &unknown)
+    };
+    let others = learned(&shop, &eve, &bought.id).await;
+    let nobodys = learned(&shop, &eve, &unknown).await;
+    for (others, nobodys) in others.iter().zip(&nobodys) {
+        assert_eq!(as_unknown(others, &bought.id), as_unknown(nobodys, &unknown));
+    }
+
+    let mut for_nobody = order.clone();
+    for_nobody.purchase.as_mut().unwrap().user_id = shop.uuid();
+    for order in [order, for_nobody] {
+        let user_id = order.purchase.as_ref().unwrap().user_id.clone();
+        let refused = purchases.create_purchase(of(&eve, order)).await.unwrap_err();
+        let list = ListPurchasesRequest { user_id, ..ListPurchasesRequest::default() };
+        let listed = purchases.list_purchases(of(&eve, list)).await.unwrap_err();
+        for status in [refused, listed] {
+            assert_eq!(status.code(), Code::PermissionDenied);
+            assert_eq!(reason(&status).as_deref(), Some("NOT_OWNER"));
+        }
+    }
+
+    let list = ListPurchasesRequest { user_id: ada.user.id.clone(), ..Default::default() };
+    for who in [&ada, &staff] {
+        let listed = purchases.list_purchases(of(who, list.clone())).await.unwrap().into_inner();
+        assert_eq!(listed.purchases, [bought.clone()]);
+    }
+    let refund = RefundPurchaseRequest { id: bought.id.clone(), ..Default::default() };
+    let refunded = purchases.refund_purchase(of(&staff, refund)).await.unwrap().into_inner();
+    assert_eq!(refunded.state(), PurchaseState::Refunded);
+    let get = of(&ada, GetPurchaseRequest { id: bought.id });
+    assert_eq!(purchases.get_purchase(get).await.unwrap().into_inner(), refunded);
     shop.close().await;
 }

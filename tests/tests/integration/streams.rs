@@ -1,12 +1,26 @@
 //! Streams in, streams out, and a watch that resumes.
 
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use chandlery::service::Service;
 use futures::{StreamExt, TryStreamExt, future::join, stream};
 use proto::{
-    catalog::v1::{ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product},
+    catalog::v1::{
+        ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product,
+        RestockRequest, WatchProductsRequest, catalog_service_client::CatalogServiceClient,
+    },
     purchase::v1::{PurchaseState, RefundPurchaseRequest, WatchPurchaseRequest},
 };
-use suite_tests::shop::euros;
-use tonic::Code;
+use suite_tests::{
+    memory,
+    shop::{Shop, euros},
+};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Request};
 
 use crate::shop;
 
@@ -19,6 +33,19 @@ fn line(number: usize, price: i64) -> ImportProductsRequest {
         ..Product::default()
     };
     ImportProductsRequest { product: Some(product), initial_quantity: 5 }
+}
+
+/// A product of 4 KB, so that a stream of them is more than buffers on the way can hold.
+fn bulky_line(number: usize, price: i64) -> ImportProductsRequest {
+    let mut line = line(number, price);
+    line.product.as_mut().unwrap().description = "=".repeat(4000);
+    line
+}
+
+async fn import(shop: &Shop, lines: impl Iterator<Item = ImportProductsRequest> + Send + 'static) {
+    let mut catalog = shop.clients.catalog.clone();
+    let imported = catalog.import_products(stream::iter(lines)).await.unwrap().into_inner();
+    assert_eq!(imported.refused_count, 0);
 }
 
 #[tokio::test]
@@ -34,7 +61,8 @@ async fn an_import_carries_every_product_can_be_sent_again_and_an_export_brings_
     let dearer = catalog.import_products(import(101)).await.unwrap().into_inner();
     assert_eq!((dearer.updated_count, dearer.unchanged_count), (1_234, 0));
 
-    let exported = catalog.export_products(ExportProductsRequest {}).await.unwrap().into_inner();
+    let exported =
+        catalog.export_products(ExportProductsRequest::default()).await.unwrap().into_inner();
     let exported: Vec<_> = exported.try_collect().await.unwrap();
     let skus: Vec<_> = exported.iter().map(|product| product.sku.clone()).collect();
     let sent: Vec<_> = (0..COUNT).map(|number| format!("ROPE-{number}")).collect();
@@ -71,6 +99,158 @@ async fn an_import_reports_what_it_refuses_by_line_and_takes_the_rest() {
     assert_eq!(refusals, [(2, "rope one"), (4, "")]);
     let description = &imported.refusals[0].description;
     assert!(description.contains("product.sku") && description.contains("initial_quantity"));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_an_export_back_and_memory_stays_flat() {
+    const COUNT: usize = 20_000;
+    const MOST_GROWTH: u64 = 32 << 20;
+    let shop = shop().await;
+    let process = shop.suite.process_id(Service::Catalog).unwrap();
+    let before = memory::of(process);
+
+    import(&shop, (0..COUNT).map(|number| bulky_line(number, 100))).await;
+    let export = ExportProductsRequest::default();
+    let export = shop.clients.catalog.clone().export_products(export).await.unwrap();
+    let mut export = export.into_inner();
+    assert_eq!(export.try_next().await.unwrap().unwrap().price, Some(euros(100)));
+    // What the service had not read when the reader stopped, it reads with the new price.
+    import(&shop, (0..COUNT).map(|number| bulky_line(number, 101))).await;
+    let (mut old, mut new) = (1, 0);
+    while let Some(product) = export.try_next().await.unwrap() {
+        if product.price == Some(euros(100)) { old += 1 } else { new += 1 }
+    }
+    assert_eq!(old + new, COUNT);
+    assert!(old < COUNT / 4, "{old} of {COUNT} products were read before anybody took them");
+    if let (Some(before), Some(after)) = (before, memory::of(process)) {
+        let growth = after.peak_bytes - before.resident_bytes;
+        assert!(growth < MOST_GROWTH, "{before:?} became {after:?}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_export_that_breaks_goes_on_after_the_last_product_that_was_seen() {
+    const COUNT: usize = 5_000;
+    let mut shop = shop().await;
+    import(&shop, (0..COUNT).map(|number| bulky_line(number, 100))).await;
+    let mut catalog = shop.clients.catalog.clone();
+    let export = catalog.export_products(ExportProductsRequest::default()).await.unwrap();
+    let mut export = export.into_inner();
+    let mut seen = vec![export.try_next().await.unwrap().unwrap()];
+    shop.suite.kill(Service::Catalog).unwrap();
+    let broken = loop {
+        match export.next().await.unwrap() {
+            Ok(product) => seen.push(product),
+            Err(broken) => break broken,
+        }
+    };
+    assert_eq!(broken.code(), Code::Unavailable, "{broken:?}");
+    assert!(seen.len() < COUNT, "the service was killed while it sent");
+
+    shop.suite.restart(Service::Catalog).await.unwrap();
+    let rest = ExportProductsRequest { after_id: seen.last().unwrap().id.clone() };
+    let rest = catalog.export_products(rest).await.unwrap().into_inner();
+    seen.extend(rest.try_collect::<Vec<_>>().await.unwrap());
+    let skus = seen.iter().map(|product| product.sku.clone());
+    assert!(skus.eq((0..COUNT).map(|number| format!("ROPE-{number}"))));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_export_ends_at_its_deadline_with_a_clear_status() {
+    const COUNT: usize = 5_000;
+    const DEADLINE: Duration = Duration::from_millis(300);
+    let shop = shop().await;
+    import(&shop, (0..COUNT).map(|number| bulky_line(number, 100))).await;
+    // A raw connection, since the channel of the suite would end the call itself.
+    let mut catalog = CatalogServiceClient::new(shop.raw_channel(Service::Catalog).await);
+    let mut request = Request::new(ExportProductsRequest::default());
+    request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    let mut export = catalog.export_products(request).await.unwrap().into_inner();
+    export.try_next().await.unwrap().unwrap();
+    // There is more than buffers hold, so the service is not done by now.
+    sleep(DEADLINE).await;
+    let rest: Vec<_> = export.collect().await;
+    let late = rest.last().unwrap().as_ref().unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late:?}");
+    assert!(rest.len() < COUNT);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_watch_of_products_ends_at_drain_and_goes_on_without_a_gap_or_a_repeat() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const RESTARTS: usize = 3;
+    let mut shop = shop().await;
+    let (rope, anchor) = (shop.product(250, 0).await, shop.product(100, 0).await);
+    let goods = [rope.id, anchor.id];
+
+    let is_over = AtomicBool::new(false);
+    // Adds a piece of one and of the other, again and again, whatever the service does.
+    let identifiers: Vec<_> = (0..10_000).map(|_| shop.uuid()).collect();
+    let clients = shop.clients.clone();
+    let restocking = async {
+        let mut levels = HashMap::new();
+        for (request_id, id) in identifiers.into_iter().zip(goods.iter().cycle()) {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            let request = RestockRequest { product_id: id.clone(), quantity: 1, request_id };
+            let level = loop {
+                match clients.stock.clone().restock(request.clone()).await {
+                    Ok(level) => break level.into_inner(),
+                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+                }
+                sleep(Duration::from_millis(5)).await;
+            };
+            levels.insert(id.clone(), level.available_quantity);
+        }
+        levels
+    };
+    let watching = async {
+        let mut seen: HashMap<String, Vec<i64>> = HashMap::new();
+        let mut request = WatchProductsRequest { ids: goods.to_vec(), ..Default::default() };
+        for _ in 0..RESTARTS {
+            let watch = clients.catalog.clone().watch_products(request.clone()).await.unwrap();
+            let mut watch = watch.into_inner();
+            let mut told = 0;
+            let end = loop {
+                match watch.next().await.unwrap() {
+                    Ok(change) => {
+                        let product = change.product.unwrap();
+                        seen.entry(product.id).or_default().push(product.available_quantity);
+                        request.resume_token = change.resume_token;
+                        told += 1;
+                        if told == 10 {
+                            shop.suite.begin_drain(Service::Catalog).unwrap();
+                        }
+                    }
+                    Err(end) => break end,
+                }
+            };
+            assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+            assert!(shop.suite.terminate(Service::Catalog).await.unwrap().success());
+            shop.suite.restart(Service::Catalog).await.unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        (seen, request)
+    };
+    let (levels, (mut seen, request)) =
+        timeout(PATIENCE, join(restocking, watching)).await.unwrap();
+
+    let watch = clients.catalog.clone().watch_products(request).await.unwrap();
+    let mut watch = watch.into_inner();
+    while levels.iter().any(|(id, level)| seen[id].last() != Some(level)) {
+        let change = timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
+        let product = change.product.unwrap();
+        seen.get_mut(&product.id).unwrap().push(product.available_quantity);
+    }
+    for (id, quantities) in seen {
+        assert!(quantities.is_sorted_by(|one, next| one < next), "{id}: {quantities:?}");
+    }
+    drop(watch);
     shop.close().await;
 }
 

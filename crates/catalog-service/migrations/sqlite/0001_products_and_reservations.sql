@@ -2,7 +2,7 @@
 
 CREATE TABLE products (
     id                BLOB    NOT NULL PRIMARY KEY,
-    sku               TEXT    NOT NULL UNIQUE,
+    sku               TEXT    NOT NULL,
     name              TEXT    NOT NULL,
     description       TEXT    NOT NULL,
     category          TEXT    NOT NULL,
@@ -13,11 +13,24 @@ CREATE TABLE products (
     sold              INTEGER NOT NULL CHECK (sold >= 0),
     initial           INTEGER NOT NULL CHECK (initial >= 0),
     restocked         INTEGER NOT NULL CHECK (restocked >= 0),
+    -- What is searched, without regard to case.
+    folded_name       TEXT    NOT NULL,
+    folded_category   TEXT    NOT NULL,
     revision          INTEGER NOT NULL,
+    -- The place of the last write that a reader can see among all such writes of all
+    -- products. Who has seen all up to a number goes on after it.
+    change            INTEGER NOT NULL,
     create_time       INTEGER NOT NULL,
     update_time       INTEGER NOT NULL,
+    -- A product is never removed: goods of it may be held, and whoever follows the
+    -- products must learn that it is gone.
+    delete_time       INTEGER,
     CHECK (available + reserved + sold = initial + restocked)
 ) STRICT;
+
+CREATE UNIQUE INDEX products_by_sku ON products (sku) WHERE delete_time IS NULL;
+CREATE INDEX products_by_category ON products (folded_category, id) WHERE delete_time IS NULL;
+CREATE UNIQUE INDEX products_by_change ON products (change);
 
 -- One row per purchase that was ever heard of, until it may be forgotten.
 CREATE TABLE reservations (
@@ -48,3 +61,5 @@ CREATE TABLE requests (
     create_time INTEGER NOT NULL,
     PRIMARY KEY (principal, request_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX requests_to_sweep ON requests (create_time);

@@ -1,25 +1,19 @@
-//! The store on SQLite. Decisions are [`stock`]'s; the conditions in the SQL and the
-//! CHECKs below them hold even if it erred.
+//! The store on SQLite: one file, and a module for each part of what it keeps.
 
-use std::{collections::HashMap, path::Path};
+mod products;
+mod stock;
+
+use std::path::Path;
 
 use futures::FutureExt;
 use service_runtime::{
-    Money, Page, Paged, RequestKey, Timestamp,
+    Money, Timestamp,
     sqlite::{Database, OpenError, Step},
 };
-use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
-use uuid::Uuid;
+use sqlx::{Row, sqlite::SqliteRow};
 
-use super::{Audit, AuditedReservation, Restock, ShelfLevel, Store};
-use crate::{
-    error::Error,
-    product::{Draft, Imported, Label, Product, Sku},
-    stock::{
-        self, Change, Decision, Item, Level, Offer, RETENTION, Refusal, Reservation,
-        ReserveRequest, State,
-    },
-};
+use super::{REQUEST_RETENTION, Store};
+use crate::{error::Error, stock::RETENTION};
 
 const SCHEMA: &[Step] = &[(
     1,
@@ -27,10 +21,10 @@ const SCHEMA: &[Step] = &[(
     include_str!("../../migrations/sqlite/0001_products_and_reservations.sql"),
 )];
 
-/// How many reservations a sweep handles at most.
+/// How many rows of each table a sweep handles at most.
 const SWEEP: u32 = 500;
 
-/// Products, stock and reservations in one file.
+/// Everything in one file.
 #[derive(Clone, Debug)]
 pub struct Sqlite(Database);
 
@@ -42,390 +36,45 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    async fn create(
-        &self,
-        key: RequestKey,
-        id: Uuid,
-        draft: Draft,
-        now: Timestamp,
-    ) -> Result<Product, Error> {
-        self.0.write_once(key, now, move |db| insert(db, id, draft, now).boxed()).await
-    }
-
-    async fn import(
-        &self,
-        drafts: Vec<(Uuid, Draft)>,
-        now: Timestamp,
-    ) -> Result<Vec<Imported>, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    let mut outcomes = Vec::with_capacity(drafts.len());
-                    for (id, draft) in drafts {
-                        outcomes.push(import_one(db, id, draft, now).await?);
-                    }
-                    Ok(outcomes)
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn get(&self, id: Uuid) -> Result<Option<Product>, Error> {
-        let product = sqlx::query_as("SELECT * FROM products WHERE id = ?")
-            .bind(id)
-            .fetch_optional(self.0.readers())
-            .await?;
-        Ok(product)
-    }
-
-    async fn list(&self, page: Page) -> Result<Paged<Product>, Error> {
-        let products = sqlx::query_as("SELECT * FROM products WHERE id > ? ORDER BY id LIMIT ?")
-            .bind(page.after_bytes())
-            .bind(page.size + 1)
-            .fetch_all(self.0.readers())
-            .await?;
-        Ok(Paged::from_surplus(products, page.size, |product: &Product| product.id))
-    }
-
-    async fn restock(&self, restock: Restock, now: Timestamp) -> Result<ShelfLevel, Error> {
-        let Restock { key, product_id, quantity } = restock;
-        self.0
-            .write_once(key, now, move |db| {
-                async move {
-                    let level = level(db, product_id).await?.ok_or(Error::ProductNotFound)?;
-                    let level = level.restock(quantity)?;
-                    sqlx::query("UPDATE products SET available = ?, restocked = ? WHERE id = ?")
-                        .bind(level.available)
-                        .bind(level.restocked)
-                        .bind(product_id)
-                        .execute(&mut *db)
-                        .await?;
-                    Ok(ShelfLevel { product_id, level })
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn reserve(&self, request: ReserveRequest, now: Timestamp) -> Result<Reservation, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    let current = reservation(db, request.purchase_id).await?;
-                    let mut offers = HashMap::with_capacity(request.items.len());
-                    for item in &request.items {
-                        if let Some(offer) = offer(db, item.product_id).await? {
-                            offers.insert(item.product_id, offer);
-                        }
-                    }
-                    let offers = |id| offers.get(&id).copied();
-                    let decision = stock::reserve(current.as_ref(), &request, offers, now)?;
-                    apply(db, decision).await
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn confirm(&self, purchase_id: Uuid, now: Timestamp) -> Result<Reservation, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    let current = reservation(db, purchase_id).await?;
-                    apply(db, stock::confirm(current.as_ref(), now)?).await
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn release(&self, purchase_id: Uuid, not_after: Timestamp) -> Result<Reservation, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    let current = reservation(db, purchase_id).await?;
-                    apply(db, stock::release(current.as_ref(), purchase_id, not_after)).await
-                }
-                .boxed()
-            })
-            .await
-    }
-
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
-        let due: Vec<(Uuid,)> = sqlx::query_as(
-            "SELECT purchase_id FROM reservations
-             WHERE (state = 'RESERVED' AND not_after < ?)
-                OR (state = 'RELEASED' AND not_after < ?) LIMIT ?",
-        )
-        .bind(now.as_micros())
-        .bind(now.saturating_sub(RETENTION).as_micros())
-        .bind(SWEEP)
-        .fetch_all(self.0.readers())
-        .await?;
-        if due.is_empty() {
+        let [marks, requests] = [RETENTION, REQUEST_RETENTION]
+            .map(|retention| now.saturating_sub(retention).as_micros());
+        let is_due = self.0.read(async |db| {
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (
+                     SELECT 1 FROM reservations WHERE state = 'RESERVED' AND not_after < ?
+                 ) OR EXISTS (
+                     SELECT 1 FROM reservations WHERE state = 'RELEASED' AND not_after < ?
+                 ) OR EXISTS (SELECT 1 FROM requests WHERE create_time < ?)",
+            )
+            .bind(now.as_micros())
+            .bind(marks)
+            .bind(requests)
+            .fetch_one(db)
+            .await
+        });
+        if !is_due.await? {
             return Ok(());
         }
         self.0
             .write(move |db| {
                 async move {
-                    for (purchase_id,) in due {
-                        // It may have been sold since it was found.
-                        let Some(current) = reservation(db, purchase_id).await? else {
-                            continue;
-                        };
-                        if let Some(decision) = stock::expire(&current, now) {
-                            apply(db, decision).await?;
-                        } else if current.is_collectable(now) {
-                            sqlx::query("DELETE FROM reservations WHERE purchase_id = ?")
-                                .bind(purchase_id)
-                                .execute(&mut *db)
-                                .await?;
-                        }
-                    }
+                    stock::sweep(db, now).await?;
+                    sqlx::query(
+                        "DELETE FROM requests WHERE (principal, request_id) IN (
+                             SELECT principal, request_id FROM requests
+                             WHERE create_time < ? LIMIT ?
+                         )",
+                    )
+                    .bind(requests)
+                    .bind(SWEEP)
+                    .execute(db)
+                    .await?;
                     Ok(())
                 }
                 .boxed()
             })
             .await
-    }
-
-    async fn audit(&self, page: Page) -> Result<Audit, Error> {
-        let mut db = self.0.readers().begin().await?;
-        let sums = sqlx::query(
-            "WITH held AS (
-                 SELECT product_id,
-                        sum(quantity) FILTER (WHERE state = 'RESERVED') AS reserved,
-                        sum(quantity) FILTER (WHERE state = 'SOLD') AS sold
-                 FROM reservation_items JOIN reservations USING (purchase_id)
-                 GROUP BY product_id
-             )
-             SELECT count(*) AS product_count,
-                    coalesce(sum(available), 0) AS available,
-                    coalesce(sum(products.reserved), 0) AS reserved,
-                    coalesce(sum(products.sold), 0) AS sold,
-                    coalesce(sum(initial), 0) AS initial,
-                    coalesce(sum(restocked), 0) AS restocked,
-                    count(*) FILTER (WHERE available < 0) AS oversold_product_count,
-                    count(*) FILTER (
-                        WHERE available + products.reserved + products.sold <> initial + restocked
-                           OR products.reserved <> coalesce(held.reserved, 0)
-                           OR products.sold <> coalesce(held.sold, 0)
-                    ) AS unbalanced_product_count
-             FROM products LEFT JOIN held ON product_id = id",
-        )
-        .fetch_one(&mut *db)
-        .await?;
-        let reservations = sqlx::query_as(
-            "SELECT purchase_id, state,
-                    -- What was sold was charged, so its price is an int64.
-                    coalesce(sum(iif(state = 'SOLD', quantity * unit_price_minor_units, 0)), 0)
-                        AS total_minor_units,
-                    coalesce(max(currency_code), '') AS currency_code
-             FROM reservations LEFT JOIN reservation_items USING (purchase_id)
-             WHERE purchase_id > ?
-             GROUP BY purchase_id ORDER BY purchase_id LIMIT ?",
-        )
-        .bind(page.after_bytes())
-        .bind(page.size + 1)
-        .fetch_all(&mut *db)
-        .await?;
-        Ok(Audit {
-            product_count: sums.try_get("product_count")?,
-            total: Level::from_row(&sums)?,
-            oversold_product_count: sums.try_get("oversold_product_count")?,
-            unbalanced_product_count: sums.try_get("unbalanced_product_count")?,
-            reservations: Paged::from_surplus(
-                reservations,
-                page.size,
-                |reservation: &AuditedReservation| reservation.purchase_id,
-            ),
-        })
-    }
-}
-
-async fn insert(
-    db: &mut SqliteConnection,
-    id: Uuid,
-    draft: Draft,
-    now: Timestamp,
-) -> Result<Product, Error> {
-    let Draft { label, initial_quantity } = draft;
-    let Level { available, reserved, sold, initial, restocked } = Level::new(initial_quantity);
-    sqlx::query(
-        "INSERT INTO products (
-             id, sku, name, description, category, price_minor_units, currency_code,
-             available, reserved, sold, initial, restocked, revision, create_time, update_time
-         ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?)",
-    )
-    .bind(id)
-    .bind(label.sku.as_str())
-    .bind(&label.name)
-    .bind(&label.description)
-    .bind(&label.category)
-    .bind(label.price.minor_units)
-    .bind(label.price.currency.as_str())
-    .bind(available)
-    .bind(reserved)
-    .bind(sold)
-    .bind(initial)
-    .bind(restocked)
-    .bind(now.as_micros())
-    .bind(now.as_micros())
-    .execute(db)
-    .await
-    .map_err(|error| match error {
-        sqlx::Error::Database(error) if error.is_unique_violation() => Error::SkuTaken,
-        error => error.into(),
-    })?;
-    Ok(Product { id, label, available, revision: 1, create_time: now, update_time: now })
-}
-
-async fn import_one(
-    db: &mut SqliteConnection,
-    id: Uuid,
-    draft: Draft,
-    now: Timestamp,
-) -> Result<Imported, Error> {
-    let current: Option<Product> = sqlx::query_as("SELECT * FROM products WHERE sku = ?")
-        .bind(draft.label.sku.as_str())
-        .fetch_optional(&mut *db)
-        .await?;
-    let Some(current) = current else {
-        insert(db, id, draft, now).await?;
-        return Ok(Imported::Created);
-    };
-    if current.label == draft.label {
-        return Ok(Imported::Unchanged);
-    }
-    sqlx::query(
-        "UPDATE products SET name = ?, description = ?, category = ?, price_minor_units = ?,
-             currency_code = ?, revision = revision + 1, update_time = ? WHERE id = ?",
-    )
-    .bind(&draft.label.name)
-    .bind(&draft.label.description)
-    .bind(&draft.label.category)
-    .bind(draft.label.price.minor_units)
-    .bind(draft.label.price.currency.as_str())
-    .bind(now.as_micros())
-    .bind(current.id)
-    .execute(db)
-    .await?;
-    Ok(Imported::Updated)
-}
-
-async fn level(db: &mut SqliteConnection, product_id: Uuid) -> Result<Option<Level>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT available, reserved, sold, initial, restocked FROM products WHERE id = ?",
-    )
-    .bind(product_id)
-    .fetch_optional(db)
-    .await
-}
-
-async fn offer(db: &mut SqliteConnection, product_id: Uuid) -> Result<Option<Offer>, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT price_minor_units, currency_code, available FROM products WHERE id = ?",
-    )
-    .bind(product_id)
-    .fetch_optional(db)
-    .await?;
-    row.map(|row| {
-        let price = money(&row, "price_minor_units")?;
-        Ok(Offer { price, available: row.try_get("available")? })
-    })
-    .transpose()
-}
-
-async fn reservation(
-    db: &mut SqliteConnection,
-    purchase_id: Uuid,
-) -> Result<Option<Reservation>, sqlx::Error> {
-    let row = sqlx::query("SELECT state, not_after FROM reservations WHERE purchase_id = ?")
-        .bind(purchase_id)
-        .fetch_optional(&mut *db)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let items = sqlx::query_as(
-        "SELECT product_id, quantity, unit_price_minor_units, currency_code
-         FROM reservation_items WHERE purchase_id = ? ORDER BY line",
-    )
-    .bind(purchase_id)
-    .fetch_all(db)
-    .await?;
-    Ok(Some(Reservation {
-        purchase_id,
-        state: state(&row)?,
-        items,
-        not_after: Timestamp::from_micros(row.try_get("not_after")?),
-    }))
-}
-
-/// Writes what was decided, in the transaction that it was decided in.
-async fn apply(db: &mut SqliteConnection, decision: Decision) -> Result<Reservation, Error> {
-    let (reservation, changes) = match decision {
-        Decision::OnRecord(reservation) => return Ok(reservation),
-        Decision::Write { reservation, changes } => (reservation, changes),
-    };
-    for Change { product_id, available, reserved, sold } in changes {
-        let moved = sqlx::query(
-            "UPDATE products
-             SET available = available + ?2, reserved = reserved + ?3, sold = sold + ?4
-             WHERE id = ?1 AND available >= -?2",
-        )
-        .bind(product_id)
-        .bind(available)
-        .bind(reserved)
-        .bind(sold)
-        .execute(&mut *db)
-        .await?;
-        // Goods that go back to a product that is gone go nowhere, and block nothing.
-        if moved.rows_affected() == 0 && available < 0 {
-            return Err(Refusal::OutOfStock(product_id).into());
-        }
-    }
-    sqlx::query(
-        "INSERT INTO reservations (purchase_id, state, not_after) VALUES (?, ?, ?)
-         ON CONFLICT (purchase_id) DO UPDATE SET state = excluded.state",
-    )
-    .bind(reservation.purchase_id)
-    .bind(state_code(reservation.state))
-    .bind(reservation.not_after.as_micros())
-    .execute(&mut *db)
-    .await?;
-    for (line, item) in (0_i64..).zip(&reservation.items) {
-        // Goods and prices are locked when they are first reserved.
-        sqlx::query(
-            "INSERT INTO reservation_items
-                 (purchase_id, line, product_id, quantity, unit_price_minor_units, currency_code)
-             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(reservation.purchase_id)
-        .bind(line)
-        .bind(item.product_id)
-        .bind(item.quantity)
-        .bind(item.unit_price.minor_units)
-        .bind(item.unit_price.currency.as_str())
-        .execute(&mut *db)
-        .await?;
-    }
-    Ok(reservation)
-}
-
-fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
-    match row.try_get("state")? {
-        "RESERVED" => Ok(State::Reserved),
-        "SOLD" => Ok(State::Sold),
-        "RELEASED" => Ok(State::Released),
-        other => Err(sqlx::Error::Decode(format!("{other:?} is no state").into())),
-    }
-}
-
-fn state_code(state: State) -> &'static str {
-    match state {
-        State::Reserved => "RESERVED",
-        State::Sold => "SOLD",
-        State::Released => "RELEASED",
     }
 }
 
@@ -435,56 +84,4 @@ fn money(row: &SqliteRow, minor_units: &str) -> Result<Money, sqlx::Error> {
         currency: currency.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         minor_units: row.try_get(minor_units)?,
     })
-}
-
-impl FromRow<'_, SqliteRow> for Level {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            available: row.try_get("available")?,
-            reserved: row.try_get("reserved")?,
-            sold: row.try_get("sold")?,
-            initial: row.try_get("initial")?,
-            restocked: row.try_get("restocked")?,
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for Item {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            product_id: row.try_get("product_id")?,
-            quantity: row.try_get("quantity")?,
-            unit_price: money(row, "unit_price_minor_units")?,
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for AuditedReservation {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            purchase_id: row.try_get("purchase_id")?,
-            state: state(row)?,
-            total_minor_units: row.try_get("total_minor_units")?,
-            currency_code: row.try_get("currency_code")?,
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for Product {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            label: Label {
-                sku: Sku::on_record(row.try_get("sku")?),
-                name: row.try_get("name")?,
-                description: row.try_get("description")?,
-                category: row.try_get("category")?,
-                price: money(row, "price_minor_units")?,
-            },
-            available: row.try_get("available")?,
-            revision: row.try_get("revision")?,
-            create_time: Timestamp::from_micros(row.try_get("create_time")?),
-            update_time: Timestamp::from_micros(row.try_get("update_time")?),
-        })
-    }
 }

@@ -168,6 +168,12 @@ impl Authority {
         Ok(Self { issuer, certificate_pem, trust_domain, validity })
     }
 
+    /// The same authority, vouching for the workloads of another trust domain, as it
+    /// should not.
+    pub fn vouching_for(self, trust_domain: &str) -> Self {
+        Self { trust_domain: trust_domain.to_owned(), ..self }
+    }
+
     /// Saves the authority in a folder that has none.
     pub fn save(&self, folder: &Path) -> Result<(), Error> {
         for (name, pem, mode) in [

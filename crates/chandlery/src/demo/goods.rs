@@ -1,4 +1,4 @@
-//! The goods of the demonstration.
+//! The goods of the demonstration, and of a shop that `chandlery dev` finds empty.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ fn read() -> Result<Vec<ImportProductsRequest>, csv::Error> {
 }
 
 /// Streams the list of products in, and what became of it out.
-pub(super) async fn import(
+pub(crate) async fn import(
     clients: &Clients,
     random: &mut StdRng,
     terminal: &Terminal,
@@ -73,7 +73,7 @@ pub(super) async fn import(
     let export = || {
         let mut catalog = clients.catalog.clone();
         async move {
-            let products = catalog.export_products(ExportProductsRequest {}).await?.into_inner();
+            let products = catalog.export_products(ExportProductsRequest::default()).await?.into_inner();
             products.try_collect::<Vec<_>>().await.map(Response::new)
         }
     };

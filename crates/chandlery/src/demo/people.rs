@@ -90,7 +90,11 @@ async fn open_account(
         display_name: name.to_owned(),
         ..User::default()
     };
-    let request = CreateUserRequest { user: Some(user), request_id: request_id(random) };
+    let request = CreateUserRequest {
+        user: Some(user),
+        request_id: request_id(random),
+        ..CreateUserRequest::default()
+    };
     let create = || {
         let (mut users, request) = (clients.users.clone(), request.clone());
         async move { users.create_user(request).await }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    iter,
     net::{SocketAddr, TcpListener},
     ops::Range,
     os::unix::process::CommandExt,
@@ -15,12 +15,12 @@ use client::Identity;
 use rand::{RngExt, rngs::StdRng};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
-use tonic::{Status, transport::Endpoint};
+use tonic::{Status, transport};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{Error, loopback, target};
+use super::{DRAIN_PATIENCE, Endpoint, Error, lock, loopback, target};
 use crate::{certs, clients, service};
 use service::Service;
 
@@ -30,7 +30,7 @@ const PORTS: Range<u16> = 20_000..32_000;
 
 /// How often to look for a free port, and to start a service that lost its port to
 /// another process in between.
-const PORT_ATTEMPTS: u32 = 20;
+pub(super) const PORT_ATTEMPTS: u32 = 20;
 
 /// The status that a service ends with when it cannot listen on its ports.
 const CANNOT_LISTEN: i32 = 69;
@@ -57,13 +57,17 @@ impl Program {
         self.directory.join("certs")
     }
 
-    fn spawn(&self, member: &Member) -> Result<Process, Error> {
+    fn spawn(&self, member: &Member, claim: File) -> Result<Process, Error> {
         let Member { service, log_file, grpc_port, health_port, variables, .. } = member;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(log_file)
-            .map_err(|cause| Error::File { path: log_file.clone(), cause })?;
+        let log = match log_file {
+            Some(path) => File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|cause| Error::File { path: path.clone(), cause })?
+                .into(),
+            None => Stdio::inherit(),
+        };
         let tls = certs::identity_files(&self.certificates(), service.name());
         Command::new(&self.path)
             .arg(service.name())
@@ -81,7 +85,8 @@ impl Program {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            // Nothing is written there; it is open for as long as the process lives.
+            .stdout(claim)
             .stderr(log)
             // A Ctrl-C on the terminal is for the supervisor to handle.
             .process_group(0)
@@ -109,17 +114,29 @@ pub(super) struct Member {
     pub(super) service: Service,
     /// Variables that only this service has.
     pub(super) variables: Vec<(&'static str, String)>,
-    log_file: PathBuf,
+    /// None if the log goes to the standard error.
+    pub(super) log_file: Option<PathBuf>,
     random: StdRng,
     grpc_port: u16,
     health_port: u16,
+    /// A lock that the process inherits, so that there is one process of the service in
+    /// the directory at a time, even when its supervisor is killed.
+    claim: Option<File>,
     process: Option<Process>,
 }
 
 impl Member {
     pub(super) fn new(service: Service, log_file: PathBuf, random: StdRng) -> Self {
-        let (variables, process) = (Vec::new(), None);
-        Self { service, variables, log_file, random, grpc_port: 0, health_port: 0, process }
+        Self {
+            service,
+            variables: Vec::new(),
+            log_file: Some(log_file),
+            random,
+            grpc_port: 0,
+            health_port: 0,
+            claim: None,
+            process: None,
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -130,26 +147,60 @@ impl Member {
         loopback(self.health_port)
     }
 
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint { grpc: self.address(), health: self.health_address() }
+    }
+
     pub(super) fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.0.id())
     }
 
-    /// Starts the service on ports that nobody uses, in place of a process that runs.
-    pub(super) async fn start(&mut self, program: &Program) -> Result<(), Error> {
-        self.process = None;
-        let mut attempts = 0;
-        loop {
-            self.grpc_port = free_port(&mut self.random, 0)?;
-            self.health_port = free_port(&mut self.random, self.grpc_port)?;
-            match self.launch(program).await {
-                // Another process was quicker to take the port.
-                Err(error) if is_lost_race(&error) && attempts < PORT_ATTEMPTS => attempts += 1,
-                outcome => return outcome,
-            }
-        }
+    /// Has the service on these ports from its next start on, if they are free then.
+    pub(super) fn place(&mut self, endpoint: Endpoint) {
+        self.grpc_port = endpoint.grpc.port();
+        self.health_port = endpoint.health.port();
     }
 
-    /// Starts the service on the ports that it had.
+    /// Waits until no other process is the service in this directory, and keeps others
+    /// from becoming it.
+    pub(super) async fn claim(&mut self, program: &Program) -> Result<File, Error> {
+        let path = program.directory.join(format!("{}.lock", self.service));
+        let failed = |cause| Error::File { path: path.clone(), cause };
+        let claim = match self.claim.take() {
+            Some(claim) => claim,
+            None => lock::acquire(&path, DRAIN_PATIENCE)
+                .await
+                .map_err(failed)?
+                .ok_or(Error::RunElsewhere(self.service))?,
+        };
+        let inherited = claim.try_clone().map_err(failed)?;
+        self.claim = Some(claim);
+        Ok(inherited)
+    }
+
+    /// Kills the process if there is one.
+    pub(super) fn end(&mut self) {
+        self.process = None;
+    }
+
+    /// Lets another process become the service, once that of this suite has ended.
+    pub(super) fn release(&mut self) {
+        self.claim = None;
+    }
+
+    /// Keeps the ports that the service had if they are free, and else chooses others.
+    pub(super) fn choose_ports(&mut self, taken: &mut Vec<u16>) -> Result<(), Error> {
+        let Self { random, grpc_port, health_port, .. } = self;
+        for port in [grpc_port, health_port] {
+            let others = (0..PORT_ATTEMPTS).map(|_| random.random_range(PORTS));
+            let is_free = |port: &u16| *port != 0 && !taken.contains(port) && is_free(*port);
+            *port = iter::once(*port).chain(others).find(is_free).ok_or(Error::NoFreePort)?;
+            taken.push(*port);
+        }
+        Ok(())
+    }
+
+    /// Starts the service on the ports that it had, if it is not running.
     pub(super) async fn restart(&mut self, program: &Program) -> Result<(), Error> {
         let mut attempts = 0;
         while self.process.is_none() {
@@ -163,8 +214,10 @@ impl Member {
         Ok(())
     }
 
-    async fn launch(&mut self, program: &Program) -> Result<(), Error> {
-        self.process = Some(program.spawn(self)?);
+    /// Starts the service, which is not running, where it was.
+    pub(super) async fn launch(&mut self, program: &Program) -> Result<(), Error> {
+        let claim = self.claim(program).await?;
+        self.process = Some(program.spawn(self, claim)?);
         let end = Instant::now() + START_PATIENCE;
         loop {
             let serves = self.is_serving(&program.operator).await;
@@ -192,7 +245,7 @@ impl Member {
     }
 
     async fn ask_health(&self, operator: &Identity) -> Result<bool, Status> {
-        let probe = Endpoint::from_shared(format!("http://{}", self.health_address()))
+        let probe = transport::Endpoint::from_shared(format!("http://{}", self.health_address()))
             .map_err(|error| Status::internal(error.to_string()))?
             .connect_timeout(PROBE_TIMEOUT)
             .connect()
@@ -257,7 +310,7 @@ impl Member {
     }
 
     pub(super) fn log_tail(&self) -> String {
-        log_tail(&self.log_file)
+        self.log_file.as_deref().map_or_else(|| "  (it is above)\n".to_owned(), log_tail)
     }
 }
 
@@ -279,17 +332,11 @@ fn health_request() -> tonic::Request<HealthCheckRequest> {
     request
 }
 
-fn is_lost_race(error: &Error) -> bool {
+/// Whether a service has ended because another process was quicker to take its port.
+pub(super) fn is_lost_race(error: &Error) -> bool {
     matches!(error, Error::Ended { status, .. } if status.code() == Some(CANNOT_LISTEN))
 }
 
-fn free_port(random: &mut StdRng, other_than: u16) -> Result<u16, Error> {
-    (0..PORT_ATTEMPTS)
-        .map(|_| random.random_range(PORTS))
-        .find(|port| *port != other_than && is_free(*port).is_ok())
-        .ok_or(Error::NoFreePort)
-}
-
-fn is_free(port: u16) -> io::Result<()> {
-    TcpListener::bind(loopback(port)).map(drop)
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(loopback(port)).is_ok()
 }

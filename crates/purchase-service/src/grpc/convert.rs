@@ -11,16 +11,12 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    purchase::{Event, FailureReason, Order, Ordered, Purchase, State},
+    purchase::{Event, FailureReason, MOST_ITEMS, Order, Ordered, Purchase, State},
     store::Audited,
 };
 
 /// The most pieces of a product in one purchase.
-const MOST_BOUGHT: i32 = 1_000_000;
-/// The most products in one purchase.
-const MOST_ITEMS: usize = 100;
-/// The longest etag that is worth comparing.
-const LONGEST_ETAG: usize = 64;
+pub(super) const MOST_BOUGHT: i32 = 1_000_000;
 
 pub(super) fn create_purchase(
     caller: &Caller,
@@ -97,8 +93,8 @@ pub(super) fn refund_purchase(
 fn decided(id: &str, etag: String) -> Result<(Uuid, Option<String>), Status> {
     let mut fields = Fields::default();
     let id = fields.uuid("id", id);
-    let etag = fields.text("etag", etag, 0..=LONGEST_ETAG);
-    fields.accept(|| Ok((id?, Some(etag?).filter(|etag| !etag.is_empty()))))
+    let etag = fields.etag("etag", etag);
+    fields.accept(|| Ok((id?, etag?)))
 }
 
 pub(super) fn watch_purchase(request: &pb::WatchPurchaseRequest) -> Result<(Uuid, i64), Status> {

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use futures::FutureExt;
 use service_runtime::{
-    Page, Paged, RequestKey, Timestamp,
+    Currency, InvalidCurrency, Page, Paged, RequestKey, Timestamp,
     sqlite::{Database, OpenError, Step},
 };
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
@@ -13,14 +13,22 @@ use uuid::Uuid;
 
 use super::{Audited, Draft, Store, Work};
 use crate::{
+    cart::{Cart, Opening},
     error::Error,
     purchase::{Event, FailureReason, Order, Ordered, Purchase, State, Transition},
 };
 
-const SCHEMA: &[Step] =
-    &[(1, "purchases", include_str!("../../migrations/sqlite/0001_purchases.sql"))];
+const SCHEMA: &[Step] = &[
+    (1, "purchases", include_str!("../../migrations/sqlite/0001_purchases.sql")),
+    (2, "carts", include_str!("../../migrations/sqlite/0002_carts.sql")),
+];
 
-/// Purchases and their events in one file.
+/// How long a cart is kept that nobody edits or checks out: the contract says so.
+const CART_RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How many carts a sweep forgets at most.
+const SWEEP: u32 = 500;
+
+/// Purchases, their events and carts in one file.
 #[derive(Clone, Debug)]
 pub struct Sqlite(Database);
 
@@ -48,46 +56,42 @@ impl Sqlite {
 
 impl Store for Sqlite {
     async fn create(&self, draft: Draft, now: Timestamp) -> Result<Uuid, Error> {
+        self.0.write(move |db| async move { find_or_insert(db, &draft, now).await }.boxed()).await
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Purchase>, Error> {
         self.0
-            .write(move |db| {
-                async move {
-                    if let Some(id) = find(db, &draft.key).await? {
-                        return Ok(id);
-                    }
-                    insert(db, &draft, now).await?;
-                    Ok(draft.id)
+            .snapshot(async |db| {
+                let row = sqlx::query("SELECT * FROM purchases WHERE id = ?")
+                    .bind(id)
+                    .fetch_optional(&mut *db)
+                    .await?;
+                match row {
+                    Some(row) => Ok(Some(purchase(db, &row).await?)),
+                    None => Ok(None),
                 }
-                .boxed()
             })
             .await
     }
 
-    async fn get(&self, id: Uuid) -> Result<Option<Purchase>, Error> {
-        let mut db = self.0.readers().begin().await?;
-        let row = sqlx::query("SELECT * FROM purchases WHERE id = ?")
-            .bind(id)
-            .fetch_optional(&mut *db)
-            .await?;
-        match row {
-            Some(row) => Ok(Some(purchase(&mut db, &row).await?)),
-            None => Ok(None),
-        }
-    }
-
     async fn list(&self, user_id: Uuid, page: Page) -> Result<Paged<Purchase>, Error> {
-        let mut db = self.0.readers().begin().await?;
-        let rows =
-            sqlx::query("SELECT * FROM purchases WHERE user_id = ? AND id > ? ORDER BY id LIMIT ?")
+        self.0
+            .snapshot(async |db| {
+                let rows = sqlx::query(
+                    "SELECT * FROM purchases WHERE user_id = ? AND id > ? ORDER BY id LIMIT ?",
+                )
                 .bind(user_id)
                 .bind(page.after_bytes())
                 .bind(page.size + 1)
                 .fetch_all(&mut *db)
                 .await?;
-        let mut purchases = Vec::with_capacity(rows.len());
-        for row in rows {
-            purchases.push(purchase(&mut db, &row).await?);
-        }
-        Ok(Paged::from_surplus(purchases, page.size, |purchase| purchase.id))
+                let mut purchases = Vec::with_capacity(rows.len());
+                for row in rows {
+                    purchases.push(purchase(db, &row).await?);
+                }
+                Ok(Paged::from_surplus(purchases, page.size, |purchase| purchase.id))
+            })
+            .await
     }
 
     async fn events(&self, id: Uuid, after_version: i64) -> Result<Vec<Event>, Error> {
@@ -96,10 +100,8 @@ impl Store for Sqlite {
              WHERE purchase_id = ? AND version > ? ORDER BY version",
         )
         .bind(id)
-        .bind(after_version)
-        .fetch_all(self.0.readers())
-        .await?;
-        Ok(events)
+        .bind(after_version);
+        Ok(self.0.read(async |db| events.fetch_all(db).await).await?)
     }
 
     async fn transition(
@@ -186,7 +188,7 @@ impl Store for Sqlite {
     async fn claim(&self, lease: Duration, limit: u32, now: Timestamp) -> Result<Vec<Work>, Error> {
         let lease_end = now.saturating_add(lease);
         // Most of the time nothing is due, which a reader can tell.
-        let due: Vec<(Uuid,)> = sqlx::query_as(
+        let due = sqlx::query_as(
             "SELECT id FROM purchases
              WHERE state IN ('PENDING', 'FAILING', 'CANCELLING', 'REFUNDING')
                AND (due_time <= ? OR due_time > ?)
@@ -194,9 +196,8 @@ impl Store for Sqlite {
         )
         .bind(now.as_micros())
         .bind(lease_end.as_micros())
-        .bind(limit)
-        .fetch_all(self.0.readers())
-        .await?;
+        .bind(limit);
+        let due: Vec<(Uuid,)> = self.0.read(async |db| due.fetch_all(db).await).await?;
         if due.is_empty() {
             return Ok(Vec::new());
         }
@@ -246,32 +247,151 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn audit(&self, page: Page) -> Result<Paged<Audited>, Error> {
-        let mut db = self.0.readers().begin().await?;
-        let rows = sqlx::query(
-            "SELECT purchases.*,
-                    (SELECT count(*) = purchases.version AND max(version) = purchases.version
-                     FROM purchase_events WHERE purchase_id = id)
-                    AND purchases.state =
-                    (SELECT state FROM purchase_events
-                     WHERE purchase_id = id ORDER BY version DESC LIMIT 1) AS events_sound
-             FROM purchases WHERE id > ? ORDER BY id LIMIT ?",
-        )
-        .bind(page.after_bytes())
-        .bind(page.size + 1)
-        .fetch_all(&mut *db)
-        .await?;
-        let mut audited = Vec::with_capacity(rows.len());
-        for row in rows {
-            audited.push(Audited {
-                purchase: purchase(&mut db, &row).await?,
-                principal: row.try_get("principal")?,
-                request_id: row.try_get("request_id")?,
-                events_sound: row.try_get("events_sound")?,
-            });
+    async fn cart(&self, opening: Opening, now: Timestamp) -> Result<Cart, Error> {
+        let found = self.0.snapshot(async |db| cart(db, opening.cart_id).await).await?;
+        if let Some(cart) = found {
+            return Ok(cart);
         }
-        Ok(Paged::from_surplus(audited, page.size, |audited| audited.purchase.id))
+        self.0.write(move |db| async move { find_or_open(db, opening, now).await }.boxed()).await
     }
+
+    async fn set_cart_item(
+        &self,
+        opening: Opening,
+        item: Ordered,
+        now: Timestamp,
+    ) -> Result<Cart, Error> {
+        self.0
+            .write(move |db| {
+                async move {
+                    let mut cart = find_or_open(db, opening, now).await?;
+                    cart.match_opening(&opening)?;
+                    if cart.purchase_id.is_some() {
+                        return Ok(cart);
+                    }
+                    cart.set(item.product_id, item.quantity)?;
+                    record_item(db, &cart, item, now).await?;
+                    Ok(cart)
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn check_out(
+        &self,
+        cart_id: Uuid,
+        version: i64,
+        draft: Draft,
+        now: Timestamp,
+    ) -> Result<Option<Uuid>, Error> {
+        self.0
+            .write(move |db| {
+                async move {
+                    let is_so: Option<(i64,)> = sqlx::query_as(
+                        "SELECT 1 FROM carts
+                         WHERE id = ? AND version = ? AND purchase_id IS NULL",
+                    )
+                    .bind(cart_id)
+                    .bind(version)
+                    .fetch_optional(&mut *db)
+                    .await?;
+                    if is_so.is_none() {
+                        return Ok(None);
+                    }
+                    let id = find_or_insert(db, &draft, now).await?;
+                    sqlx::query("UPDATE carts SET purchase_id = ?, update_time = ? WHERE id = ?")
+                        .bind(id)
+                        .bind(now.as_micros())
+                        .bind(cart_id)
+                        .execute(&mut *db)
+                        .await?;
+                    // The goods are the purchase's from now on.
+                    sqlx::query("DELETE FROM cart_items WHERE cart_id = ?")
+                        .bind(cart_id)
+                        .execute(db)
+                        .await?;
+                    Ok(Some(id))
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+        let before = now.saturating_sub(CART_RETENTION).as_micros();
+        let abandoned = sqlx::query_as(
+            "SELECT id FROM carts WHERE purchase_id IS NULL AND update_time < ? LIMIT ?",
+        )
+        .bind(before)
+        .bind(SWEEP);
+        let abandoned: Vec<(Uuid,)> = self.0.read(async |db| abandoned.fetch_all(db).await).await?;
+        if abandoned.is_empty() {
+            return Ok(());
+        }
+        self.0
+            .write(move |db| {
+                async move {
+                    for (id,) in abandoned {
+                        // It may have been taken up again since it was found.
+                        sqlx::query(
+                            "DELETE FROM carts
+                             WHERE id = ? AND purchase_id IS NULL AND update_time < ?",
+                        )
+                        .bind(id)
+                        .bind(before)
+                        .execute(&mut *db)
+                        .await?;
+                    }
+                    Ok(())
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn audit(&self, page: Page) -> Result<Paged<Audited>, Error> {
+        self.0
+            .snapshot(async |db| {
+                let rows = sqlx::query(
+                    "SELECT purchases.*,
+                            (SELECT count(*) = purchases.version
+                                AND max(version) = purchases.version
+                             FROM purchase_events WHERE purchase_id = id)
+                            AND purchases.state =
+                            (SELECT state FROM purchase_events
+                             WHERE purchase_id = id ORDER BY version DESC LIMIT 1) AS events_sound
+                     FROM purchases WHERE id > ? ORDER BY id LIMIT ?",
+                )
+                .bind(page.after_bytes())
+                .bind(page.size + 1)
+                .fetch_all(&mut *db)
+                .await?;
+                let mut audited = Vec::with_capacity(rows.len());
+                for row in rows {
+                    audited.push(Audited {
+                        purchase: purchase(db, &row).await?,
+                        principal: row.try_get("principal")?,
+                        request_id: row.try_get("request_id")?,
+                        events_sound: row.try_get("events_sound")?,
+                    });
+                }
+                Ok(Paged::from_surplus(audited, page.size, |audited| audited.purchase.id))
+            })
+            .await
+    }
+}
+
+async fn find_or_insert(
+    db: &mut SqliteConnection,
+    draft: &Draft,
+    now: Timestamp,
+) -> Result<Uuid, Error> {
+    if let Some(id) = find(db, &draft.key).await? {
+        return Ok(id);
+    }
+    insert(db, draft, now).await?;
+    Ok(draft.id)
 }
 
 /// The purchase that a request has made already.
@@ -346,19 +466,103 @@ async fn purchase(db: &mut SqliteConnection, row: &SqliteRow) -> Result<Purchase
     .fetch_all(db)
     .await?;
     let items = rows.iter().map(|&(product_id, quantity, _)| Ordered { product_id, quantity });
-    let currency = row.try_get::<&str, _>("currency_code")?.parse();
     Ok(Purchase {
         id,
         order: Order {
             user_id: row.try_get("user_id")?,
             items: items.collect(),
-            currency: currency.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            currency: currency(row)?,
         },
         unit_prices: rows.iter().filter_map(|&(_, _, unit_price)| unit_price).collect(),
         not_after: Timestamp::from_micros(row.try_get("not_after")?),
         create_time: Timestamp::from_micros(row.try_get("create_time")?),
         last: Event::from_row(row)?,
     })
+}
+
+async fn find_or_open(
+    db: &mut SqliteConnection,
+    opening: Opening,
+    now: Timestamp,
+) -> Result<Cart, Error> {
+    let Opening { cart_id, user_id, currency } = opening;
+    if let Some(cart) = cart(db, cart_id).await? {
+        return Ok(cart);
+    }
+    let opened = Cart::new(opening);
+    sqlx::query(
+        "INSERT INTO carts (id, user_id, currency_code, version, update_time)
+         VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(cart_id)
+    .bind(user_id)
+    .bind(currency.as_str())
+    .bind(opened.version)
+    .bind(now.as_micros())
+    .execute(db)
+    .await?;
+    Ok(opened)
+}
+
+/// Records what an edit has made of one product of a cart.
+async fn record_item(
+    db: &mut SqliteConnection,
+    cart: &Cart,
+    item: Ordered,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE carts SET version = ?, update_time = ? WHERE id = ?")
+        .bind(cart.version)
+        .bind(now.as_micros())
+        .bind(cart.id)
+        .execute(&mut *db)
+        .await?;
+    if item.quantity == 0 {
+        sqlx::query("DELETE FROM cart_items WHERE cart_id = ? AND product_id = ?")
+            .bind(cart.id)
+            .bind(item.product_id)
+            .execute(db)
+            .await?;
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO cart_items (cart_id, product_id, version, quantity) VALUES (?, ?, ?, ?)
+         ON CONFLICT (cart_id, product_id) DO UPDATE SET quantity = excluded.quantity",
+    )
+    .bind(cart.id)
+    .bind(item.product_id)
+    .bind(cart.version)
+    .bind(item.quantity)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn cart(db: &mut SqliteConnection, id: Uuid) -> Result<Option<Cart>, sqlx::Error> {
+    let row = sqlx::query("SELECT * FROM carts WHERE id = ?").bind(id).fetch_optional(&mut *db);
+    let Some(row) = row.await? else { return Ok(None) };
+    let items: Vec<(Uuid, u32)> = sqlx::query_as(
+        "SELECT product_id, quantity FROM cart_items WHERE cart_id = ? ORDER BY version",
+    )
+    .bind(id)
+    .fetch_all(db)
+    .await?;
+    let items = items.into_iter().map(|(product_id, quantity)| Ordered { product_id, quantity });
+    Ok(Some(Cart {
+        id,
+        order: Order {
+            user_id: row.try_get("user_id")?,
+            items: items.collect(),
+            currency: currency(&row)?,
+        },
+        version: row.try_get("version")?,
+        purchase_id: row.try_get("purchase_id")?,
+    }))
+}
+
+fn currency(row: &SqliteRow) -> Result<Currency, sqlx::Error> {
+    let currency = row.try_get::<&str, _>("currency_code")?.parse();
+    currency.map_err(|error: InvalidCurrency| sqlx::Error::Decode(Box::new(error)))
 }
 
 impl FromRow<'_, SqliteRow> for Event {

@@ -4,12 +4,20 @@ CREATE TABLE users (
     id           BLOB    NOT NULL PRIMARY KEY,
     email        TEXT    NOT NULL,
     -- What makes an address another one.
-    folded_email TEXT    NOT NULL UNIQUE,
+    folded_email TEXT    NOT NULL,
     display_name TEXT    NOT NULL,
+    role         TEXT    NOT NULL CHECK (role IN ('CUSTOMER', 'STAFF')),
+    -- A PHC string; none of a user who never signs in.
+    password     TEXT,
     revision     INTEGER NOT NULL,
     create_time  INTEGER NOT NULL,
-    update_time  INTEGER NOT NULL
+    update_time  INTEGER NOT NULL,
+    -- A user is never removed: what was paid may have to be given back.
+    delete_time  INTEGER,
+    CHECK (delete_time IS NULL OR password IS NULL)
 ) STRICT;
+
+CREATE UNIQUE INDEX users_by_email ON users (folded_email) WHERE delete_time IS NULL;
 
 -- Where money can be. The till and the sales belong to the nil user. Accounts
 -- outlive their users, so that a refund is never in want of one.
@@ -40,6 +48,8 @@ CREATE TABLE postings (
 CREATE UNIQUE INDEX postings_of_purchases ON postings (cause_id, kind, owner)
 WHERE kind <> 'DEPOSIT';
 
+CREATE INDEX postings_of_users ON postings (user_id, transfer_id) WHERE owner = 'USER';
+
 -- One row per purchase that was ever heard of; one that nobody paid for is a mark,
 -- until it may be forgotten.
 CREATE TABLE payments (
@@ -66,3 +76,5 @@ CREATE TABLE requests (
     create_time INTEGER NOT NULL,
     PRIMARY KEY (principal, request_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX requests_to_sweep ON requests (create_time);

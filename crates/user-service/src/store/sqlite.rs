@@ -1,31 +1,29 @@
-//! The store on SQLite. Decisions are [`payment`]'s and [`ledger`]'s; the conditions
-//! in the SQL and the CHECKs below them hold even if they erred.
+//! The store on SQLite: one file, and a module for each part of what it keeps.
+
+mod credentials;
+mod ledger;
+mod users;
 
 use std::path::Path;
 
 use futures::FutureExt;
 use service_runtime::{
-    Currency, Money, Page, Paged, RequestKey, Timestamp,
+    Timestamp,
     sqlite::{Database, OpenError, Step},
 };
-use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
-use uuid::Uuid;
 
-use super::{Audit, AuditedPayment, Balance, Deposit, Refund, Store, Sum};
-use crate::{
-    error::Error,
-    ledger::{self, Account, Posting, Transfer},
-    payment::{self, ChargeRequest, Decision, Paid, Payment, RETENTION, Refusal, State},
-    user::{Email, Profile, User},
-};
+use super::{REQUEST_RETENTION, Store};
+use crate::{api_key::REVOKED_RETENTION, error::Error, payment::RETENTION};
 
-const SCHEMA: &[Step] =
-    &[(1, "users and ledger", include_str!("../../migrations/sqlite/0001_users_and_ledger.sql"))];
+const SCHEMA: &[Step] = &[
+    (1, "users and ledger", include_str!("../../migrations/sqlite/0001_users_and_ledger.sql")),
+    (2, "sessions and keys", include_str!("../../migrations/sqlite/0002_sessions_and_keys.sql")),
+];
 
-/// How many payments a sweep handles at most.
+/// How many rows of each table a sweep forgets at most.
 const SWEEP: u32 = 500;
 
-/// Users, accounts and payments in one file.
+/// Everything in one file.
 #[derive(Clone, Debug)]
 pub struct Sqlite(Database);
 
@@ -37,437 +35,62 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    async fn create(
-        &self,
-        key: RequestKey,
-        id: Uuid,
-        profile: Profile,
-        now: Timestamp,
-    ) -> Result<User, Error> {
-        self.0.write_once(key, now, move |db| insert(db, id, profile, now).boxed()).await
-    }
-
-    async fn get(&self, id: Uuid) -> Result<Option<User>, Error> {
-        let user = sqlx::query_as("SELECT * FROM users WHERE id = ?")
-            .bind(id)
-            .fetch_optional(self.0.readers())
-            .await?;
-        Ok(user)
-    }
-
-    async fn balance(&self, user_id: Uuid, currency: Currency) -> Result<Balance, Error> {
-        let mut db = self.0.readers().acquire().await?;
-        let minor_units = credit(&mut db, user_id, currency).await?.ok_or(Error::UserNotFound)?;
-        Ok(Balance { user_id, amount: Money { currency, minor_units } })
-    }
-
-    async fn deposit(
-        &self,
-        deposit: Deposit,
-        transfer_id: Uuid,
-        now: Timestamp,
-    ) -> Result<Balance, Error> {
-        let Deposit { key, user_id, amount } = deposit;
-        let cause = Cause { kind: "DEPOSIT", id: key.request_id };
-        self.0
-            .write_once(key, now, move |db| {
-                async move {
-                    let credit = credit(db, user_id, amount.currency).await?;
-                    let credit = credit.ok_or(Error::UserNotFound)?;
-                    let till = balance(db, Account::Till, amount.currency).await?;
-                    let transfer = ledger::deposit(user_id, amount, till)?;
-                    post(db, transfer_id, cause, transfer, now).await?;
-                    let minor_units = credit + amount.minor_units;
-                    Ok(Balance { user_id, amount: Money { minor_units, ..amount } })
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn charge(
-        &self,
-        request: ChargeRequest,
-        transfer_id: Uuid,
-        now: Timestamp,
-    ) -> Result<Payment, Error> {
-        self.0
-            .write(move |db| {
-                async move {
-                    let Paid { user_id, amount } = request.paid;
-                    let current = payment(db, request.purchase_id).await?;
-                    let credit = credit(db, user_id, amount.currency).await?;
-                    let decision = payment::charge(current.as_ref(), &request, credit, now)?;
-                    apply(db, decision, transfer_id, "CHARGE", now).await
-                }
-                .boxed()
-            })
-            .await
-    }
-
-    async fn refund(
-        &self,
-        refund: Refund,
-        transfer_id: Uuid,
-        now: Timestamp,
-    ) -> Result<Payment, Error> {
-        let Refund { purchase_id, not_after } = refund;
-        self.0
-            .write(move |db| {
-                async move {
-                    let current = payment(db, purchase_id).await?;
-                    let decision = payment::refund(current.as_ref(), purchase_id, not_after, now);
-                    apply(db, decision, transfer_id, "REFUND", now).await
-                }
-                .boxed()
-            })
-            .await
-    }
-
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
-        let due: Vec<(Uuid,)> = sqlx::query_as(
-            "SELECT purchase_id FROM payments WHERE user_id IS NULL AND not_after < ? LIMIT ?",
-        )
-        .bind(now.saturating_sub(RETENTION).as_micros())
-        .bind(SWEEP)
-        .fetch_all(self.0.readers())
-        .await?;
-        if due.is_empty() {
+        let [marks, requests, keys] = [RETENTION, REQUEST_RETENTION, REVOKED_RETENTION]
+            .map(|retention| now.saturating_sub(retention).as_micros());
+        let is_due = self.0.read(async |db| {
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT 1 FROM payments WHERE user_id IS NULL AND not_after < ?)
+                     OR EXISTS (SELECT 1 FROM requests WHERE create_time < ?)
+                     OR EXISTS (SELECT 1 FROM refresh_tokens WHERE expire_time <= ?)
+                     OR EXISTS (SELECT 1 FROM api_keys WHERE revoke_time < ?)",
+            )
+            .bind(marks)
+            .bind(requests)
+            .bind(now.as_micros())
+            .bind(keys)
+            .fetch_one(db)
+            .await
+        });
+        if !is_due.await? {
             return Ok(());
         }
         self.0
             .write(move |db| {
                 async move {
-                    for (purchase_id,) in due {
-                        let Some(current) = payment(db, purchase_id).await? else {
-                            continue;
-                        };
-                        if current.is_collectable(now) {
-                            sqlx::query("DELETE FROM payments WHERE purchase_id = ?")
-                                .bind(purchase_id)
-                                .execute(&mut *db)
-                                .await?;
-                        }
-                    }
+                    ledger::forget_marks(db, now).await?;
+                    sqlx::query(
+                        "DELETE FROM requests WHERE (principal, request_id) IN (
+                             SELECT principal, request_id FROM requests
+                             WHERE create_time < ? LIMIT ?
+                         )",
+                    )
+                    .bind(requests)
+                    .bind(SWEEP)
+                    .execute(&mut *db)
+                    .await?;
+                    sqlx::query(
+                        "DELETE FROM refresh_tokens WHERE digest IN (
+                             SELECT digest FROM refresh_tokens WHERE expire_time <= ? LIMIT ?
+                         )",
+                    )
+                    .bind(now.as_micros())
+                    .bind(SWEEP)
+                    .execute(&mut *db)
+                    .await?;
+                    sqlx::query(
+                        "DELETE FROM api_keys WHERE id IN (
+                             SELECT id FROM api_keys WHERE revoke_time < ? LIMIT ?
+                         )",
+                    )
+                    .bind(keys)
+                    .bind(SWEEP)
+                    .execute(db)
+                    .await?;
                     Ok(())
                 }
                 .boxed()
             })
             .await
-    }
-
-    async fn audit(&self, page: Page) -> Result<Audit, Error> {
-        let mut db = self.0.readers().begin().await?;
-        let sums = sqlx::query_as(
-            "WITH posted AS (
-                 SELECT currency_code,
-                        sum(amount_minor_units) AS postings,
-                        sum(amount_minor_units) FILTER (
-                            WHERE kind = 'DEPOSIT' AND owner = 'USER'
-                        ) AS deposited,
-                        sum(amount_minor_units) FILTER (WHERE owner = 'SALES') AS captured
-                 FROM postings GROUP BY currency_code
-             ), held AS (
-                 SELECT currency_code,
-                        sum(balance_minor_units) FILTER (WHERE owner = 'USER') AS balances
-                 FROM accounts GROUP BY currency_code
-             )
-             SELECT currency_code,
-                    coalesce(postings, 0) AS postings,
-                    coalesce(balances, 0) AS balances,
-                    coalesce(deposited, 0) AS deposited,
-                    coalesce(captured, 0) AS captured
-             FROM held LEFT JOIN posted USING (currency_code) ORDER BY currency_code",
-        )
-        .fetch_all(&mut *db)
-        .await?;
-        let (unsound_account_count,) = sqlx::query_as(
-            "WITH posted AS (
-                 SELECT owner, user_id, currency_code, sum(amount_minor_units) AS balance
-                 FROM postings GROUP BY owner, user_id, currency_code
-             )
-             SELECT count(*)
-             FROM accounts LEFT JOIN posted USING (owner, user_id, currency_code)
-             WHERE balance_minor_units <> coalesce(balance, 0)
-                OR (owner <> 'TILL' AND balance_minor_units < 0)",
-        )
-        .fetch_one(&mut *db)
-        .await?;
-        let payments = sqlx::query_as(
-            "SELECT purchase_id,
-                    coalesce(max(postings.currency_code), '') AS currency_code,
-                    coalesce(-sum(postings.amount_minor_units) FILTER (
-                        WHERE kind = 'CHARGE'
-                    ), 0) AS captured_minor_units,
-                    coalesce(sum(postings.amount_minor_units) FILTER (
-                        WHERE kind = 'REFUND'
-                    ), 0) AS refunded_minor_units
-             FROM payments LEFT JOIN postings
-               ON cause_id = purchase_id AND kind <> 'DEPOSIT' AND owner = 'USER'
-             WHERE purchase_id > ?
-             GROUP BY purchase_id ORDER BY purchase_id LIMIT ?",
-        )
-        .bind(page.after_bytes())
-        .bind(page.size + 1)
-        .fetch_all(&mut *db)
-        .await?;
-        Ok(Audit {
-            sums,
-            unsound_account_count,
-            payments: Paged::from_surplus(payments, page.size, |payment: &AuditedPayment| {
-                payment.purchase_id
-            }),
-        })
-    }
-}
-
-async fn insert(
-    db: &mut SqliteConnection,
-    id: Uuid,
-    profile: Profile,
-    now: Timestamp,
-) -> Result<User, Error> {
-    sqlx::query(
-        "INSERT INTO users (
-             id, email, folded_email, display_name, revision, create_time, update_time
-         ) VALUES (?, ?, ?, ?, 1, ?, ?)",
-    )
-    .bind(id)
-    .bind(profile.email.as_str())
-    .bind(profile.email.folded())
-    .bind(&profile.display_name)
-    .bind(now.as_micros())
-    .bind(now.as_micros())
-    .execute(db)
-    .await
-    .map_err(|error| match error {
-        sqlx::Error::Database(error) if error.is_unique_violation() => Error::EmailTaken,
-        error => error.into(),
-    })?;
-    Ok(User { id, profile, revision: 1, create_time: now, update_time: now })
-}
-
-/// What a user can spend, in minor units; none if there is no such user.
-async fn credit(
-    db: &mut SqliteConnection,
-    user_id: Uuid,
-    currency: Currency,
-) -> Result<Option<i64>, sqlx::Error> {
-    let found = sqlx::query("SELECT 1 FROM users WHERE id = ?")
-        .bind(user_id)
-        .fetch_optional(&mut *db)
-        .await?;
-    match found {
-        Some(_) => balance(db, Account::User(user_id), currency).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-/// The balance of an account in minor units; zero before the first posting.
-async fn balance(
-    db: &mut SqliteConnection,
-    account: Account,
-    currency: Currency,
-) -> Result<i64, sqlx::Error> {
-    let (owner, user_id) = account_code(account);
-    let row: Option<(i64,)> = sqlx::query_as(
-        "SELECT balance_minor_units FROM accounts
-         WHERE owner = ? AND user_id = ? AND currency_code = ?",
-    )
-    .bind(owner)
-    .bind(user_id)
-    .bind(currency.as_str())
-    .fetch_optional(db)
-    .await?;
-    Ok(row.map_or(0, |(minor_units,)| minor_units))
-}
-
-async fn payment(
-    db: &mut SqliteConnection,
-    purchase_id: Uuid,
-) -> Result<Option<Payment>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM payments WHERE purchase_id = ?")
-        .bind(purchase_id)
-        .fetch_optional(db)
-        .await
-}
-
-/// Writes what was decided, in the transaction that it was decided in.
-async fn apply(
-    db: &mut SqliteConnection,
-    decision: Decision,
-    transfer_id: Uuid,
-    kind: &'static str,
-    now: Timestamp,
-) -> Result<Payment, Error> {
-    let (payment, transfer) = match decision {
-        Decision::OnRecord(payment) => return Ok(payment),
-        Decision::Write { payment, transfer } => (payment, transfer),
-    };
-    if let Some(transfer) = transfer {
-        let cause = Cause { kind, id: payment.purchase_id };
-        post(db, transfer_id, cause, transfer, now).await?;
-    }
-    sqlx::query(
-        "INSERT INTO payments (
-             purchase_id, state, user_id, amount_minor_units, currency_code, not_after, create_time
-         ) VALUES (?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (purchase_id) DO UPDATE SET state = excluded.state",
-    )
-    .bind(payment.purchase_id)
-    .bind(state_code(payment.state))
-    .bind(payment.paid.map(|paid| paid.user_id))
-    .bind(payment.paid.map(|paid| paid.amount.minor_units))
-    .bind(payment.paid.as_ref().map(|paid| paid.amount.currency.as_str()))
-    .bind(payment.not_after.as_micros())
-    .bind(payment.create_time.as_micros())
-    .execute(db)
-    .await?;
-    Ok(payment)
-}
-
-/// Why money moves.
-#[derive(Clone, Copy, Debug)]
-struct Cause {
-    kind: &'static str,
-    /// The request of a deposit, else the purchase.
-    id: Uuid,
-}
-
-/// Moves money: both balances, and the two lines of the ledger.
-async fn post(
-    db: &mut SqliteConnection,
-    transfer_id: Uuid,
-    cause: Cause,
-    transfer: Transfer,
-    now: Timestamp,
-) -> Result<(), Error> {
-    for Posting { account, amount } in transfer.postings() {
-        let (owner, user_id) = account_code(account);
-        sqlx::query(
-            "INSERT INTO accounts (owner, user_id, currency_code, balance_minor_units)
-             VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
-        )
-        .bind(owner)
-        .bind(user_id)
-        .bind(amount.currency.as_str())
-        .execute(&mut *db)
-        .await?;
-        let moved = sqlx::query(
-            "UPDATE accounts SET balance_minor_units = balance_minor_units + ?4
-             WHERE owner = ?1 AND user_id = ?2 AND currency_code = ?3
-               AND (owner <> 'USER' OR balance_minor_units >= -?4)",
-        )
-        .bind(owner)
-        .bind(user_id)
-        .bind(amount.currency.as_str())
-        .bind(amount.minor_units)
-        .execute(&mut *db)
-        .await?;
-        if moved.rows_affected() == 0 {
-            return Err(Refusal::InsufficientCredit.into());
-        }
-        sqlx::query(
-            "INSERT INTO postings (
-                 transfer_id, kind, cause_id, owner, user_id, currency_code,
-                 amount_minor_units, create_time
-             ) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(transfer_id)
-        .bind(cause.kind)
-        .bind(cause.id)
-        .bind(owner)
-        .bind(user_id)
-        .bind(amount.currency.as_str())
-        .bind(amount.minor_units)
-        .bind(now.as_micros())
-        .execute(&mut *db)
-        .await?;
-    }
-    Ok(())
-}
-
-fn account_code(account: Account) -> (&'static str, Uuid) {
-    match account {
-        Account::User(user_id) => ("USER", user_id),
-        Account::Till => ("TILL", Uuid::nil()),
-        Account::Sales => ("SALES", Uuid::nil()),
-    }
-}
-
-fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
-    match row.try_get("state")? {
-        "CHARGED" => Ok(State::Charged),
-        "REFUNDED" => Ok(State::Refunded),
-        other => Err(sqlx::Error::Decode(format!("{other:?} is no state").into())),
-    }
-}
-
-fn state_code(state: State) -> &'static str {
-    match state {
-        State::Charged => "CHARGED",
-        State::Refunded => "REFUNDED",
-    }
-}
-
-fn currency(row: &SqliteRow) -> Result<Currency, sqlx::Error> {
-    let currency = row.try_get::<&str, _>("currency_code")?.parse();
-    currency.map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-impl FromRow<'_, SqliteRow> for Payment {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let paid = match row.try_get("user_id")? {
-            Some(user_id) => {
-                let minor_units = row.try_get("amount_minor_units")?;
-                Some(Paid { user_id, amount: Money { currency: currency(row)?, minor_units } })
-            }
-            None => None,
-        };
-        Ok(Self {
-            purchase_id: row.try_get("purchase_id")?,
-            state: state(row)?,
-            paid,
-            not_after: Timestamp::from_micros(row.try_get("not_after")?),
-            create_time: Timestamp::from_micros(row.try_get("create_time")?),
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for Sum {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            currency: currency(row)?,
-            postings: row.try_get("postings")?,
-            balances: row.try_get("balances")?,
-            deposited: row.try_get("deposited")?,
-            captured: row.try_get("captured")?,
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for AuditedPayment {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            purchase_id: row.try_get("purchase_id")?,
-            currency_code: row.try_get("currency_code")?,
-            captured_minor_units: row.try_get("captured_minor_units")?,
-            refunded_minor_units: row.try_get("refunded_minor_units")?,
-        })
-    }
-}
-
-impl FromRow<'_, SqliteRow> for User {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            profile: Profile {
-                email: Email::on_record(row.try_get("email")?),
-                display_name: row.try_get("display_name")?,
-            },
-            revision: row.try_get("revision")?,
-            create_time: Timestamp::from_micros(row.try_get("create_time")?),
-            update_time: Timestamp::from_micros(row.try_get("update_time")?),
-        })
     }
 }

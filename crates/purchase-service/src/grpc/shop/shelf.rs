@@ -1,0 +1,172 @@
+//! What the catalog says of the goods of a cart. Its watch only wakes: what is shown is
+//! read anew, all of one moment.
+
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+
+use client::Channel;
+use proto::catalog::v1::{
+    BatchGetProductsRequest, Product, WatchProductsRequest,
+    catalog_service_client::CatalogServiceClient,
+};
+use service_runtime::{Money, reason};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+use tonic::{Request, Status};
+use tonic_types::StatusExt;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{
+    cart::{Cart, Good, Goods},
+    error::Error,
+    worker::{Others, back_off},
+};
+
+/// How long a shopper waits for the catalog before he is shown what was last known.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long goods that were just read are good enough, however often they change.
+const REST: Duration = Duration::from_millis(100);
+
+/// The goods of one cart.
+pub(super) struct Shelf {
+    catalog: CatalogServiceClient<Channel>,
+    watches: CatalogServiceClient<Channel>,
+    /// What is last known of them.
+    pub(super) goods: Goods,
+    watched: BTreeSet<Uuid>,
+    /// Reads the watch however slow the shopper is, since what is left unread would hold
+    /// back the watches of others on the same connection. It ends with the shelf.
+    watch: JoinSet<()>,
+    wake: Arc<Notify>,
+    rest_end: Instant,
+}
+
+impl Shelf {
+    pub(super) fn new(others: &Others) -> Self {
+        Self {
+            catalog: others.catalog.clone(),
+            watches: others.watches.clone(),
+            goods: Goods::new(),
+            watched: BTreeSet::new(),
+            watch: JoinSet::new(),
+            wake: Arc::default(),
+            rest_end: Instant::now(),
+        }
+    }
+
+    /// Reads the goods of a cart and watches them from then on. If the catalog is away,
+    /// what was last known stays.
+    pub(super) async fn read(&mut self, cart: &Cart) -> Result<(), Error> {
+        let ids = cart.product_ids();
+        self.watch(&ids);
+        self.goods.retain(|id, _| ids.contains(id));
+        let read = self.ask(ids).await;
+        self.rest_end = Instant::now() + REST;
+        read.map_err(|status| {
+            tracing::info!(code = ?status.code(), message = status.message(), "no catalog");
+            Error::CatalogAway
+        })
+    }
+
+    async fn ask(&mut self, mut ids: Vec<Uuid>) -> Result<(), Status> {
+        // What does not exist never will: identifiers are not used again.
+        ids.retain(|id| self.goods.get(id) != Some(&None));
+        while !ids.is_empty() {
+            let request =
+                BatchGetProductsRequest { ids: ids.iter().map(Uuid::to_string).collect() };
+            let mut request = Request::new(request);
+            request.set_timeout(PATIENCE);
+            match self.catalog.batch_get_products(request).await {
+                Ok(answer) => {
+                    self.goods.extend(answer.into_inner().products.into_iter().filter_map(good));
+                    break;
+                }
+                Err(status) => {
+                    let absent = absent(&status).filter(|id| ids.contains(id)).ok_or(status)?;
+                    self.goods.insert(absent, None);
+                    ids.retain(|id| *id != absent);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the goods may have changed, or the catalog is back.
+    pub(super) async fn changed(&self) {
+        sleep_until(self.rest_end).await;
+        self.wake.notified().await;
+    }
+
+    fn watch(&mut self, ids: &[Uuid]) {
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
+        if ids == self.watched {
+            return;
+        }
+        self.watch = JoinSet::new();
+        // To name no product is to follow them all.
+        if let Some(first) = ids.first() {
+            let watch = Watch {
+                catalog: self.watches.clone(),
+                ids: ids.iter().map(Uuid::to_string).collect(),
+                spread: *first,
+                wake: Arc::clone(&self.wake),
+            };
+            self.watch.spawn(watch.run().in_current_span());
+        }
+        self.watched = ids;
+    }
+}
+
+/// A watch of products, taken up again whenever it breaks.
+struct Watch {
+    catalog: CatalogServiceClient<Channel>,
+    ids: Vec<String>,
+    /// Tells watches apart that break at the same time.
+    spread: Uuid,
+    wake: Arc<Notify>,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        let (mut resume_token, mut failures) = (String::new(), 0);
+        loop {
+            let request = WatchProductsRequest {
+                ids: self.ids.clone(),
+                // One that is refused is not sent twice: the watch begins anew.
+                resume_token: mem::take(&mut resume_token),
+            };
+            if let Ok(changes) = self.catalog.watch_products(request).await {
+                self.wake.notify_one();
+                let mut changes = changes.into_inner();
+                while let Ok(Some(change)) = changes.message().await {
+                    (resume_token, failures) = (change.resume_token, 0);
+                    self.wake.notify_one();
+                }
+            }
+            sleep(back_off(self.spread, failures)).await;
+            failures += 1;
+        }
+    }
+}
+
+/// The product that a batch has failed for.
+fn absent(status: &Status) -> Option<Uuid> {
+    if reason(status)? != "PRODUCT_NOT_FOUND" {
+        return None;
+    }
+    status.get_details_error_info()?.metadata.get("product_id")?.parse().ok()
+}
+
+fn good(product: Product) -> Option<(Uuid, Option<Good>)> {
+    let id = product.id.parse().ok()?;
+    if product.delete_time.is_some() {
+        return Some((id, None));
+    }
+    let price = product.price?;
+    let price =
+        Money { currency: price.currency_code.parse().ok()?, minor_units: price.minor_units };
+    Some((id, Some(Good { name: product.name, price, available: product.available_quantity })))
+}
