@@ -50,6 +50,10 @@ model:
 bad-input *arguments:
     cargo run --package suite-tests --example bad_input -- {{ arguments }}
 
+# Carry a million products in and out, with a slow reader, and show what it takes; takes minutes.
+streams *count:
+    cargo run --release --package suite-tests --example streams -- {{ count }}
+
 # Plant known bugs in copies of the code, and check that the tests catch each.
 planted:
     tests/planted/check

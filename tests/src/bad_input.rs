@@ -36,7 +36,7 @@ use rpc::Rpc;
 use wire::{Lines, OPERATOR, Request, WORKLOAD};
 
 /// How many inputs are under way at once. What their answers teach is used from the
-/// next round on, so that a seed makes the same choices whichever is answered first.
+/// next round on.
 const ROUND: usize = 100;
 
 /// One call, and what it was made of.
@@ -50,11 +50,12 @@ struct Input<'a> {
 
 /// Sends so many inputs to the services of a shop, and tells how they were answered.
 ///
-/// A seed chooses the same RPCs and the same ways to spoil them again; identifiers are
-/// those that the services give out.
+/// A seed chooses the same RPCs and the same ways to spoil them again; what they name
+/// is what the services gave out.
 pub async fn send(shop: &Shop, seed: u64, count: usize) -> Report {
     let rpcs = Rpc::all();
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut seeds = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::from_rng(&mut seeds);
     let mut known = furnish(shop, &mut random).await;
     let mut report = Report::new(seed);
     let mut lines = Lines::new(shop);
@@ -64,7 +65,7 @@ pub async fn send(shop: &Shop, seed: u64, count: usize) -> Report {
     let mut turn = rpcs.iter().cycle().take(count);
     loop {
         let round: Vec<_> =
-            turn.by_ref().take(ROUND).map(|rpc| input(rpc, &known, &mut random)).collect();
+            turn.by_ref().take(ROUND).map(|rpc| input(rpc, &known, &mut seeds)).collect();
         if round.is_empty() {
             break;
         }
@@ -122,7 +123,10 @@ async fn furnish(shop: &Shop, random: &mut StdRng) -> Known {
     known
 }
 
-fn input<'a>(rpc: &'a Rpc, known: &Known, random: &mut StdRng) -> Input<'a> {
+fn input<'a>(rpc: &'a Rpc, known: &Known, seeds: &mut StdRng) -> Input<'a> {
+    let random = &mut StdRng::from_rng(seeds);
+    // What is known differs between runs, and must not sway how an input is spoiled.
+    let filling = &mut StdRng::from_rng(random);
     let nobody = Known::default();
     // Who may cast a vote may do anything with the goods and the money of a purchase that
     // exists, so that votes are about purchases, users and products that do not.
@@ -133,15 +137,15 @@ fn input<'a>(rpc: &'a Rpc, known: &Known, random: &mut StdRng) -> Input<'a> {
     };
     let mut request = Request::new((rpc.service, workload), &rpc.path);
     // The operator has no need to call for anybody, and any other may forget it.
-    let session = known.session(random);
-    let session = session.filter(|_| workload == WORKLOAD && random.random_bool(0.9));
+    let forgets = random.random_bool(0.1);
+    let session = known.session(filling).filter(|_| workload == WORKLOAD && !forgets);
     if let Some(Session { access_token, .. }) = session {
         request.set("authorization", format!("Bearer {access_token}"));
     }
 
     let user_id = session.map(|session| session.user_id.as_str());
     let now = Clock::system().now();
-    let mut messages = Messages { known, user_id, now, random }.call(&rpc.method);
+    let mut messages = Messages { known, user_id, now, random: filling }.call(&rpc.method);
     // One in six is sent as it is, and as many are spoiled twice.
     let mut times = [0; 4];
     for _ in 0..*[0, 1, 1, 1, 1, 2].choose(random).unwrap() {

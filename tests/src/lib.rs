@@ -10,8 +10,8 @@
 
 pub mod bad_input;
 pub mod member;
-pub mod memory;
 pub mod model;
 pub mod reference;
 pub mod shop;
+pub mod usage;
 pub mod visit;

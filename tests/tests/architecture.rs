@@ -49,8 +49,9 @@ fn users_of(service: &str, name: &str) -> BTreeSet<String> {
 fn the_domain_of_a_service_knows_neither_rpc_nor_storage() {
     for service in SERVICES {
         for file in users_of(service, "tonic") {
-            let may = ["grpc.rs", "grpc/convert.rs", "error.rs", "worker.rs"];
-            assert!(may.contains(&file.as_str()), "{service}/src/{file} names tonic");
+            let may = ["grpc.rs", "error.rs", "worker.rs"];
+            let may = may.contains(&file.as_str()) || file.starts_with("grpc/");
+            assert!(may, "{service}/src/{file} names tonic");
         }
         for file in users_of(service, "sqlx") {
             assert!(file.starts_with("store/") || file == "error.rs", "{service}/src/{file}");

@@ -30,7 +30,7 @@ use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKe
 pub use config::Config;
 use store::{Sqlite, Store};
 
-/// How often reservations are looked through for expired ones.
+/// How often the store is looked through for what has expired or is of no use any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
@@ -55,13 +55,13 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     server.serve(services, token_keys, sweep(store, clock)).await
 }
 
-/// Puts goods back that were held for too long, and forgets marks that no message
-/// can need any more.
+/// Puts goods back that were held for too long, and forgets what no message can need any
+/// more.
 async fn sweep(store: impl Store, clock: Clock) -> Infallible {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         if let Err(error) = store.sweep(clock.now()).await {
-            tracing::warn!(%error, "reservations could not be swept; trying again");
+            tracing::warn!(%error, "the store could not be swept; trying again");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a user is about to buy, as a function of what is in the cart and of what the
 //! catalog says of it. Nothing is held for a cart.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use service_runtime::{Actor, Currency, Money};
@@ -11,6 +11,9 @@ use crate::{
     purchase::{MOST_ITEMS, Order, Ordered, admit},
     saga::{Line, total},
 };
+
+/// How long a cart is kept that nobody edits or checks out. The contract promises it.
+pub const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// How a shopper opens a cart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,8 @@ pub enum Refusal {
     NotOwner(Uuid),
     /// The cart is of another user or currency than it is opened for.
     #[error(
-        "cart {0} was opened for another user or in another currency; open it as it was, or make \
-         up another cart_id"
+        "cart {0} is for another user or in another currency; open it so, or make up another \
+         cart_id"
     )]
     Differs(Uuid),
     /// There is nothing to check out.
@@ -77,12 +80,9 @@ impl Cart {
     /// Refuses an opening that is of another cart than the one on record.
     pub fn match_opening(&self, opening: &Opening) -> Result<(), Refusal> {
         let Opening { cart_id, user_id, currency } = *opening;
-        let is_same = (self.id, self.order.user_id, self.order.currency);
-        if is_same == (cart_id, user_id, currency) {
-            Ok(())
-        } else {
-            Err(Refusal::Differs(self.id))
-        }
+        let on_record = (self.id, self.order.user_id, self.order.currency);
+        let is_same = on_record == (cart_id, user_id, currency);
+        if is_same { Ok(()) } else { Err(Refusal::Differs(self.id)) }
     }
 
     /// Lets the cart hold so many pieces of a product. Zero takes it out.
@@ -247,9 +247,9 @@ mod tests {
         cart
     }
 
-    fn good(code: &str, minor_units: i64, available: i64) -> Option<Good> {
+    fn good(code: &str, minor_units: i64, available: i64) -> Good {
         let price = Money { currency: currency(code), minor_units };
-        Some(Good { name: "Anchor".to_owned(), price, available })
+        Good { name: "Anchor".to_owned(), price, available }
     }
 
     #[test]
@@ -303,9 +303,9 @@ mod tests {
     #[test]
     fn every_problem_is_told_and_only_those_of_the_price_leave_no_total() {
         let goods = Goods::from([
-            (product(1), good("EUR", 250, 2)),
-            (product(2), good("EUR", 1, 3)),
-            (product(3), good("USD", 100, 0)),
+            (product(1), Some(good("EUR", 250, 2))),
+            (product(2), Some(good("EUR", 1, 3))),
+            (product(3), Some(good("USD", 100, 0))),
             (product(4), None),
         ]);
         for (items, problem, total) in [
@@ -325,7 +325,8 @@ mod tests {
 
     #[test]
     fn the_etag_changes_with_goods_and_prices_and_with_nothing_else() {
-        let goods = |price, available| Goods::from([(product(1), good("EUR", price, available))]);
+        let goods =
+            |price, available| Goods::from([(product(1), Some(good("EUR", price, available)))]);
         let etag = |items: &[(u128, u32)], goods: &Goods| cart(items).price(goods).etag;
         let agreed = etag(&[(1, 2)], &goods(250, 10));
         assert_eq!(etag(&[(1, 2)], &goods(250, 0)), agreed, "stock");
@@ -334,7 +335,7 @@ mod tests {
             etag(&[(1, 3)], &goods(250, 10)),
             etag(&[(2, 2)], &goods(250, 10)),
             etag(&[(1, 2)], &goods(251, 10)),
-            etag(&[(1, 2)], &Goods::from([(product(1), good("USD", 250, 10))])),
+            etag(&[(1, 2)], &Goods::from([(product(1), Some(good("USD", 250, 10)))])),
             etag(&[(1, 2)], &Goods::new()),
             etag(&[(1, 2), (2, 1)], &goods(250, 10)),
             etag(&[(2, 1), (1, 2)], &goods(250, 10)),
@@ -356,7 +357,7 @@ mod tests {
                 // Prices of every magnitude, so that some sums fit.
                 let price = price >> (shift * 3);
                 cart.set(product(number), quantity).unwrap();
-                goods.insert(product(number), good("EUR", price, i64::from(quantity)));
+                goods.insert(product(number), Some(good("EUR", price, i64::from(quantity))));
                 sum += i128::from(price) * i128::from(quantity);
             }
             let priced = cart.price(&goods);

@@ -16,8 +16,14 @@ use crate::{
     purchase::{Event, Order, Ordered, Purchase, Transition},
 };
 
-/// The purchases, their events, and the carts that become purchases.
-pub trait Store: Clone + Send + Sync + 'static {
+/// All that the service keeps.
+pub trait Store: Purchases + Carts + Clone + Send + Sync + 'static {
+    /// Forgets what is of no use any more, a bounded number at once.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// The purchases and their events.
+pub trait Purchases {
     /// Records a purchase as PENDING and due at once. A repeat of the request finds
     /// the first purchase; the identifier of the purchase is answered either way.
     fn create(
@@ -78,15 +84,18 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// claim still stands: whoever has made it due or claimed it since knows better.
     fn retry(&self, work: &Work, due: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The cart as it is on record, opened if there is none.
-    fn cart(
-        &self,
-        opening: Opening,
-        now: Timestamp,
-    ) -> impl Future<Output = Result<Cart, Error>> + Send;
+    /// Every purchase by identifier, for the check of the invariants.
+    fn audit(&self, page: Page) -> impl Future<Output = Result<Paged<Audited>, Error>> + Send;
+}
 
-    /// [`Cart::set`] on the cart that is on record, opened if there is none. One that was
-    /// checked out is left alone.
+/// The carts that become purchases.
+pub trait Carts {
+    /// The cart as it is on record. One that is not is new, and is recorded with its first
+    /// edit.
+    fn cart(&self, opening: Opening) -> impl Future<Output = Result<Cart, Error>> + Send;
+
+    /// [`Cart::set`] on the cart that is on record, or on a new one. One that was checked
+    /// out is left alone.
     fn set_cart_item(
         &self,
         opening: Opening,
@@ -95,7 +104,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Cart, Error>> + Send;
 
     /// Makes a purchase of a cart that has this version still and was not checked out:
-    /// [`create`](Self::create), and the cart is bound to it for ever. None if it is not
+    /// [`create`](Purchases::create), and the cart is bound to it for ever. None if it is not
     /// so: nothing was written then.
     fn check_out(
         &self,
@@ -104,12 +113,6 @@ pub trait Store: Clone + Send + Sync + 'static {
         draft: Draft,
         now: Timestamp,
     ) -> impl Future<Output = Result<Option<Uuid>, Error>> + Send;
-
-    /// Forgets carts that nobody has edited for long, a bounded number at once.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
-
-    /// Every purchase by identifier, for the check of the invariants.
-    fn audit(&self, page: Page) -> impl Future<Output = Result<Paged<Audited>, Error>> + Send;
 }
 
 /// A purchase that is to be made.

@@ -14,7 +14,7 @@ use purchase_service::{
     cart::{Cart, Opening, Refusal},
     error::Error,
     purchase::{Event, FailureReason, Order, Ordered, Purchase, State, Transition},
-    store::{Audited, Draft, Sqlite, Store, Work},
+    store::{Audited, Draft, Purchases, Sqlite, Store, Work},
 };
 use service_runtime::{Page, RequestKey, Timestamp, sqlite::OpenError};
 use tempfile::TempDir;
@@ -73,7 +73,7 @@ impl<S: Store> Books<S> {
     }
 
     async fn cart(&self, opening: Opening) -> Cart {
-        self.store.cart(opening, self.now).await.unwrap()
+        self.store.cart(opening).await.unwrap()
     }
 
     async fn set(&self, opening: Opening, product: u128, quantity: u32) -> Result<Cart, Error> {
@@ -539,7 +539,8 @@ async fn an_audit_pages_through_all_purchases_and_finds_their_events_sound() {
 }
 
 #[tokio::test]
-async fn a_cart_is_opened_once_and_keeps_its_goods_in_the_order_they_were_put_in() {
+async fn a_cart_is_recorded_with_its_first_edit_and_keeps_its_goods_in_the_order_they_were_put_in()
+{
     let books = books().await;
     assert_eq!(books.cart(opening(7)).await, Cart::new(opening(7)));
     let mut expected = Cart::new(opening(7));

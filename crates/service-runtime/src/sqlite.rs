@@ -13,6 +13,7 @@ mod tests;
 use std::{
     fs::{File, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     str::FromStr,
@@ -113,9 +114,9 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5))
             .foreign_keys(true);
-        let mut writer = SqliteConnection::connect_with(&options)
-            .await
-            .map_err(|error| OpenError::Open(path.to_owned(), error))?;
+        let failed = |error| OpenError::Open(path.to_owned(), error);
+        open_private(path).map_err(|error| failed(error.into()))?;
+        let mut writer = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         let steps = schema.iter().map(|&(version, description, sql)| {
             Migration::new(
                 version,
@@ -233,17 +234,18 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(&name)
-        .map_err(|error| OpenError::Lock(name.clone(), error))?;
+    let file = open_private(&name).map_err(|error| OpenError::Lock(name.clone(), error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(OpenError::Lock(name, error)),
     }
+}
+
+/// Opens a file that its owner alone can read and write, if it is new. `SQLite` makes
+/// those beside it like it.
+fn open_private(path: &Path) -> io::Result<File> {
+    File::options().create(true).write(true).truncate(false).mode(0o600).open(path)
 }
 
 /// A write that waits for its turn, and whoever waits for it.

@@ -1,15 +1,11 @@
 //! What an API key is: the name under which a program speaks for a user, until it is
 //! revoked. The key itself is a [`Secret`](crate::secret::Secret).
 
-use std::time::Duration;
-
 use service_runtime::Timestamp;
 use uuid::Uuid;
 
 /// How many keys a user may have that are not revoked.
 pub const MOST_PER_USER: i64 = 100;
-/// How long a key that is revoked stays on record, so that its user can see that it was.
-pub const REVOKED_RETENTION: Duration = Duration::from_hours(90 * 24);
 
 /// What is on record of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]

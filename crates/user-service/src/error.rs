@@ -10,8 +10,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 use crate::{
-    api_key, ledger::BalanceLimit, password, payment::Refusal, user, user::NotOwner,
-    user::RoleNotAllowed,
+    api_key,
+    ledger::BalanceLimit,
+    password,
+    payment::Refusal,
+    user::{self, NotOwner, RoleNotAllowed},
 };
 
 /// When whoever finds the queue of passwords full may try again.
@@ -142,5 +145,29 @@ fn reason(refusal: Refusal) -> &'static str {
         Refusal::PaymentRefunded => "PAYMENT_REFUNDED",
         Refusal::TooLate => "TOO_LATE",
         Refusal::PaymentDiffers => "PAYMENT_DIFFERS",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_finds_the_queue_of_passwords_full_learns_when_to_try_again() {
+        let status = Status::from(Error::Password(password::Failure::TooMany));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(service_runtime::reason(&status).as_deref(), Some("TOO_MANY_PASSWORDS"));
+        let retry = status.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(PASSWORD_RETRY_DELAY));
+    }
+
+    #[test]
+    fn that_a_token_was_used_twice_is_told_to_nobody() {
+        let told = |error| {
+            let status = Status::from(error);
+            (status.code(), status.message().to_owned(), service_runtime::reason(&status))
+        };
+        let reused = Error::RefreshTokenReused(Uuid::nil());
+        assert_eq!(told(reused), told(Error::RefreshTokenInvalid));
     }
 }

@@ -1,15 +1,14 @@
 //! What staff and shoppers do with the catalog.
 
+use futures::TryStreamExt;
+use prost_types::FieldMask;
 use proto::{
     catalog::v1::{
         BatchGetProductsRequest, DeleteProductRequest, ExportProductsRequest, GetProductRequest,
-        ListProductsRequest, Product, RestockRequest, UpdateProductRequest,
-        WatchProductsRequest,
+        ListProductsRequest, Product, RestockRequest, UpdateProductRequest, WatchProductsRequest,
     },
     purchase::v1::{PurchaseState, RefundPurchaseRequest},
 };
-use futures::TryStreamExt;
-use prost_types::FieldMask;
 use service_runtime::reason;
 use suite_tests::shop::{Shop, euros};
 use tonic::{Code, Status};
@@ -18,7 +17,7 @@ use tonic_types::StatusExt;
 use crate::shop;
 
 /// The code, the reason and one word of the metadata.
-fn refused<'a>(status: &Status, about: &'a str) -> (Code, String, Option<String>) {
+fn refused(status: &Status, about: &str) -> (Code, String, Option<String>) {
     let info = status.get_details_error_info().unwrap();
     (status.code(), info.reason, info.metadata.get(about).cloned())
 }
@@ -29,8 +28,8 @@ fn violated(status: &Status) -> Vec<String> {
     violations.into_iter().map(|violation| violation.field).collect()
 }
 
-fn mask(paths: &[&str]) -> Option<FieldMask> {
-    Some(FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() })
+fn mask(paths: &[&str]) -> FieldMask {
+    FieldMask { paths: paths.iter().map(|&path| path.to_owned()).collect() }
 }
 
 async fn delete(shop: &Shop, product: &Product) -> Product {
@@ -47,7 +46,7 @@ async fn an_update_changes_what_the_mask_names_and_its_repeat_gets_the_same_answ
     let product = Product { price: Some(euros(300)), name: String::new(), ..anchor.clone() };
     let mut request = UpdateProductRequest {
         product: Some(product),
-        update_mask: mask(&["price"]),
+        update_mask: Some(mask(&["price"])),
         request_id: shop.uuid(),
     };
     let updated = catalog.update_product(request.clone()).await.unwrap().into_inner();
@@ -68,10 +67,10 @@ async fn an_update_changes_what_the_mask_names_and_its_repeat_gets_the_same_answ
     let named = catalog.update_product(request.clone()).await.unwrap().into_inner();
     assert_eq!((named.name.as_str(), named.price.clone()), ("Kedge", Some(euros(300))));
     request.request_id = shop.uuid();
-    request.update_mask = mask(&["*"]);
+    request.update_mask = Some(mask(&["*"]));
     let refused_fields = violated(&catalog.update_product(request.clone()).await.unwrap_err());
     assert_eq!(refused_fields, ["product.sku", "product.category", "product.price"]);
-    request.update_mask = mask(&["available_quantity"]);
+    request.update_mask = Some(mask(&["available_quantity"]));
     let refused_fields = violated(&catalog.update_product(request.clone()).await.unwrap_err());
     assert_eq!(refused_fields, ["update_mask"]);
 

@@ -270,7 +270,7 @@ async fn to_a_customer_the_purchases_of_others_are_not_there_and_staff_sees_all(
     let list = ListPurchasesRequest { user_id: ada.user.id.clone(), ..Default::default() };
     for who in [&ada, &staff] {
         let listed = purchases.list_purchases(of(who, list.clone())).await.unwrap().into_inner();
-        assert_eq!(listed.purchases, [bought.clone()]);
+        assert_eq!(listed.purchases, std::slice::from_ref(&bought));
     }
     let refund = RefundPurchaseRequest { id: bought.id.clone(), ..Default::default() };
     let refunded = purchases.refund_purchase(of(&staff, refund)).await.unwrap().into_inner();

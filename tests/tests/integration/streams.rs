@@ -10,14 +10,14 @@ use chandlery::service::Service;
 use futures::{StreamExt, TryStreamExt, future::join, stream};
 use proto::{
     catalog::v1::{
-        ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product,
-        RestockRequest, WatchProductsRequest, catalog_service_client::CatalogServiceClient,
+        ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product, RestockRequest,
+        WatchProductsRequest, catalog_service_client::CatalogServiceClient,
     },
     purchase::v1::{PurchaseState, RefundPurchaseRequest, WatchPurchaseRequest},
 };
 use suite_tests::{
-    memory,
     shop::{Shop, euros},
+    usage::Usage,
 };
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request};
@@ -108,7 +108,7 @@ async fn a_slow_reader_holds_an_export_back_and_memory_stays_flat() {
     const MOST_GROWTH: u64 = 32 << 20;
     let shop = shop().await;
     let process = shop.suite.process_id(Service::Catalog).unwrap();
-    let before = memory::of(process);
+    let before = Usage::of(process);
 
     import(&shop, (0..COUNT).map(|number| bulky_line(number, 100))).await;
     let export = ExportProductsRequest::default();
@@ -123,7 +123,7 @@ async fn a_slow_reader_holds_an_export_back_and_memory_stays_flat() {
     }
     assert_eq!(old + new, COUNT);
     assert!(old < COUNT / 4, "{old} of {COUNT} products were read before anybody took them");
-    if let (Some(before), Some(after)) = (before, memory::of(process)) {
+    if let (Some(before), Some(after)) = (before, Usage::of(process)) {
         let growth = after.peak_bytes - before.resident_bytes;
         assert!(growth < MOST_GROWTH, "{before:?} became {after:?}");
     }
@@ -181,7 +181,7 @@ async fn an_export_ends_at_its_deadline_with_a_clear_status() {
 
 #[tokio::test]
 async fn a_watch_of_products_ends_at_drain_and_goes_on_without_a_gap_or_a_repeat() {
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
     const RESTARTS: usize = 3;
     let mut shop = shop().await;
     let (rope, anchor) = (shop.product(250, 0).await, shop.product(100, 0).await);
@@ -215,23 +215,19 @@ async fn a_watch_of_products_ends_at_drain_and_goes_on_without_a_gap_or_a_repeat
         for _ in 0..RESTARTS {
             let watch = clients.catalog.clone().watch_products(request.clone()).await.unwrap();
             let mut watch = watch.into_inner();
-            let mut told = 0;
-            let end = loop {
-                match watch.next().await.unwrap() {
-                    Ok(change) => {
-                        let product = change.product.unwrap();
-                        seen.entry(product.id).or_default().push(product.available_quantity);
-                        request.resume_token = change.resume_token;
-                        told += 1;
-                        if told == 10 {
-                            shop.suite.begin_drain(Service::Catalog).unwrap();
-                        }
-                    }
-                    Err(end) => break end,
-                }
-            };
+            let mut told: Vec<_> = watch.by_ref().take(10).collect().await;
+            let drained = shop.suite.terminate(Service::Catalog);
+            let (drained, rest) = join(drained, watch.collect::<Vec<_>>()).await;
+            assert!(drained.unwrap().success());
+            told.extend(rest);
+            let end = told.pop().unwrap().unwrap_err();
             assert_eq!(end.code(), Code::Unavailable, "{end:?}");
-            assert!(shop.suite.terminate(Service::Catalog).await.unwrap().success());
+            for change in told {
+                let change = change.unwrap();
+                let product = change.product.unwrap();
+                seen.entry(product.id).or_default().push(product.available_quantity);
+                request.resume_token = change.resume_token;
+            }
             shop.suite.restart(Service::Catalog).await.unwrap();
         }
         is_over.store(true, Ordering::Relaxed);

@@ -170,6 +170,7 @@ impl Authority {
 
     /// The same authority, vouching for the workloads of another trust domain, as it
     /// should not.
+    #[must_use]
     pub fn vouching_for(self, trust_domain: &str) -> Self {
         Self { trust_domain: trust_domain.to_owned(), ..self }
     }

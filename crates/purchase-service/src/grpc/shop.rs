@@ -146,7 +146,7 @@ impl<S: Store> Visit<S> {
 
     /// The cart as it is on record.
     async fn read(&mut self) -> Result<Cart, Error> {
-        let cart = self.service.store.cart(self.opening, self.service.clock.now()).await?;
+        let cart = self.service.store.cart(self.opening).await?;
         cart.admit(self.caller.actor(), &self.opening)?;
         Ok(cart)
     }

@@ -1,3 +1,5 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use futures::{TryStreamExt, future::join_all};
 use uuid::Uuid;
 
@@ -31,6 +33,21 @@ async fn numbers(database: &Database) -> Vec<i64> {
     let rows = sqlx::query_as("SELECT number FROM numbers ORDER BY number");
     let rows: Vec<(i64,)> = database.read(async |db| rows.fetch_all(db).await).await.unwrap();
     rows.into_iter().map(|(number,)| number).collect()
+}
+
+#[tokio::test]
+async fn the_files_of_a_database_are_their_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::open(&folder.path().join("it.db"), SCHEMA).await.unwrap();
+    insert(&database, 1).await.unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+        names.push(entry.file_name());
+    }
+    names.sort();
+    assert_eq!(names, ["it.db", "it.db-shm", "it.db-wal", "it.db.lock"]);
 }
 
 #[tokio::test]

@@ -28,7 +28,6 @@ CREATE TABLE api_keys (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX api_keys_of_users ON api_keys (user_id, id);
-CREATE INDEX api_keys_to_sweep ON api_keys (revoke_time) WHERE revoke_time IS NOT NULL;
 
 CREATE TABLE signing_keys (
     id          BLOB    NOT NULL PRIMARY KEY,

@@ -13,7 +13,7 @@ use service_runtime::{
 };
 
 use super::{REQUEST_RETENTION, Store};
-use crate::{api_key::REVOKED_RETENTION, error::Error, payment::RETENTION};
+use crate::{error::Error, payment::RETENTION};
 
 const SCHEMA: &[Step] = &[
     (1, "users and ledger", include_str!("../../migrations/sqlite/0001_users_and_ledger.sql")),
@@ -36,19 +36,17 @@ impl Sqlite {
 
 impl Store for Sqlite {
     async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
-        let [marks, requests, keys] = [RETENTION, REQUEST_RETENTION, REVOKED_RETENTION]
+        let [marks, requests] = [RETENTION, REQUEST_RETENTION]
             .map(|retention| now.saturating_sub(retention).as_micros());
         let is_due = self.0.read(async |db| {
             sqlx::query_scalar::<_, bool>(
                 "SELECT EXISTS (SELECT 1 FROM payments WHERE user_id IS NULL AND not_after < ?)
                      OR EXISTS (SELECT 1 FROM requests WHERE create_time < ?)
-                     OR EXISTS (SELECT 1 FROM refresh_tokens WHERE expire_time <= ?)
-                     OR EXISTS (SELECT 1 FROM api_keys WHERE revoke_time < ?)",
+                     OR EXISTS (SELECT 1 FROM refresh_tokens WHERE expire_time <= ?)",
             )
             .bind(marks)
             .bind(requests)
             .bind(now.as_micros())
-            .bind(keys)
             .fetch_one(db)
             .await
         });
@@ -77,15 +75,6 @@ impl Store for Sqlite {
                     .bind(now.as_micros())
                     .bind(SWEEP)
                     .execute(&mut *db)
-                    .await?;
-                    sqlx::query(
-                        "DELETE FROM api_keys WHERE id IN (
-                             SELECT id FROM api_keys WHERE revoke_time < ? LIMIT ?
-                         )",
-                    )
-                    .bind(keys)
-                    .bind(SWEEP)
-                    .execute(db)
                     .await?;
                     Ok(())
                 }

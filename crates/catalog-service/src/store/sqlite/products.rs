@@ -85,9 +85,8 @@ impl Products for Sqlite {
             }
         }
         products.push(" ORDER BY id LIMIT ").push_bind(page.size + 1);
-        let products =
-            self.0.read(async |db| products.build_query_as().fetch_all(db).await).await?;
-        Ok(Paged::from_surplus(products, page.size, |product: &Product| product.id))
+        let rows = self.0.read(async |db| products.build_query_as().fetch_all(db).await);
+        Ok(Paged::from_surplus(rows.await?, page.size, |product: &Product| product.id))
     }
 
     async fn update(

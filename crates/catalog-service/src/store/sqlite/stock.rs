@@ -230,14 +230,16 @@ async fn apply(db: &mut SqliteConnection, decision: Decision) -> Result<Reservat
         Decision::Write { reservation, changes } => (reservation, changes),
     };
     for Change { product_id, available, reserved, sold } in changes {
-        // A reader sees neither what is held and sold, nor a product that is deleted.
-        let moved = sqlx::query(
+        // No reader sees what is held and sold, nor a product that is deleted: that is no
+        // change to tell of.
+        let moved = sqlx::query(if available == 0 {
+            "UPDATE products SET reserved = reserved + ?3, sold = sold + ?4 WHERE id = ?1"
+        } else {
             "UPDATE products
              SET available = available + ?2, reserved = reserved + ?3, sold = sold + ?4,
-                 change = iif(?2 <> 0 AND delete_time IS NULL,
-                              (SELECT max(change) + 1 FROM products), change)
-             WHERE id = ?1 AND available >= -?2",
-        )
+                 change = iif(delete_time IS NULL, (SELECT max(change) + 1 FROM products), change)
+             WHERE id = ?1 AND available >= -?2"
+        })
         .bind(product_id)
         .bind(available)
         .bind(reserved)
