@@ -13,6 +13,17 @@ const FILES: [&str; 8] = [
     "chandlery/user/v1/user_service.proto",
 ];
 
+/// Messages that hold passwords, tokens or keys.
+const SECRET: [&str; 7] = [
+    "chandlery.user.v1.CreateApiKeyResponse",
+    "chandlery.user.v1.CreateUserRequest",
+    "chandlery.user.v1.ExchangeApiKeyRequest",
+    "chandlery.user.v1.RefreshTokenRequest",
+    "chandlery.user.v1.SignInRequest",
+    "chandlery.user.v1.Tokens",
+    "chandlery.user.v1.UpdateUserRequest",
+];
+
 #[expect(clippy::disallowed_methods, reason = "cargo configures a build script so")]
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
@@ -28,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .codec_path("crate::codec::Codec")
         .build_transport(false)
+        .skip_debug(SECRET)
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -11,6 +11,27 @@ pub use policy::{Callers, Idempotency, Policies, Policy, Role};
 /// `google.protobuf.FileDescriptorSet` with its comments and options.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
 
+/// Shows that there is a message, and nothing of what it holds.
+macro_rules! secret {
+    ($($message:ident),+) => {$(
+        impl std::fmt::Debug for user::v1::$message {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.debug_struct(stringify!($message)).finish_non_exhaustive()
+            }
+        }
+    )+};
+}
+
+secret!(
+    CreateApiKeyResponse,
+    CreateUserRequest,
+    ExchangeApiKeyRequest,
+    RefreshTokenRequest,
+    SignInRequest,
+    Tokens,
+    UpdateUserRequest
+);
+
 /// Declares the module of a generated package.
 macro_rules! package {
     ($(#[$meta:meta])* $name:ident, $package:literal) => {

@@ -40,6 +40,8 @@ pub struct Policy {
     pub idempotency: Idempotency,
     /// Whether its stream has no end of its own and can be taken up again.
     pub resumable: bool,
+    /// Whether either side sends a stream.
+    pub streaming: bool,
 }
 
 /// Who may call an RPC.
@@ -176,7 +178,8 @@ fn read_one(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Policy, 
         Some(2) => Idempotency::Idempotent,
         _ => Idempotency::Unknown,
     };
-    Ok(Policy { callers, roles, default_deadline, idempotency, resumable })
+    let streaming = method.is_client_streaming() || method.is_server_streaming();
+    Ok(Policy { callers, roles, default_deadline, idempotency, resumable, streaming })
 }
 
 #[cfg(test)]
@@ -200,12 +203,13 @@ mod tests {
                 idempotency: Idempotency::Idempotent,
                 roles: Vec::new(),
                 resumable: false,
+                streaming: false,
             })
         );
         let list = policies.get("/chandlery.user.v1.UserService/ListUsers").unwrap();
         assert_eq!((&list.callers, &*list.roles), (&Callers::AnyWorkload, &[Role::Staff][..]));
         let watch = policies.get("/chandlery.catalog.v1.CatalogService/WatchProducts").unwrap();
-        assert!(watch.resumable);
+        assert!(watch.resumable && watch.streaming);
         let import = policies.get("/chandlery.catalog.v1.CatalogService/ImportProducts").unwrap();
         assert_eq!(import.idempotency, Idempotency::Unknown);
     }

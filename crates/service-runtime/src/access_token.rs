@@ -13,7 +13,10 @@ use proto::user::v1::{
     GetJsonWebKeySetRequest, JsonWebKey, auth_service_client::AuthServiceClient,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -26,6 +29,10 @@ pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
 pub const KEYS_MAX_AGE: Duration = Duration::from_mins(1);
 /// How often keys are asked for at most, whatever tokens come.
 const KEYS_MIN_AGE: Duration = Duration::from_secs(1);
+/// How long to wait for them.
+const KEYS_PATIENCE: Duration = Duration::from_secs(5);
+/// The type of an access token (RFC 9068, section 2.1).
+const TYPE: &str = "at+jwt";
 /// What is worth reading as a token; those of the suite have about 400 bytes.
 const LONGEST_TOKEN: usize = 4096;
 
@@ -133,7 +140,7 @@ impl TokenIssuer {
             exp: expires,
         };
         let header = Header {
-            typ: Some("at+jwt".to_owned()),
+            typ: Some(TYPE.to_owned()),
             kid: Some(key.key_id.clone()),
             ..Header::new(Algorithm::EdDSA)
         };
@@ -149,7 +156,7 @@ type Fetch = dyn Fn() -> BoxFuture<'static, Result<Vec<JsonWebKey>, Status>> + S
 #[derive(Clone)]
 pub struct TokenKeys {
     fetch: Arc<Fetch>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<watch::Sender<Known>>,
 }
 
 #[derive(Default)]
@@ -157,6 +164,8 @@ struct Known {
     keys: HashMap<String, DecodingKey>,
     /// When they were last asked for.
     asked: Option<Instant>,
+    /// Whether that is still under way.
+    is_asking: bool,
     /// Whether there was an answer.
     is_current: bool,
 }
@@ -182,31 +191,49 @@ impl TokenKeys {
     }
 
     /// The key of this name. Keys are asked for again when they are old, or when this
-    /// one is not among them; when nobody answers, those that are known go on.
+    /// one is not among them. Only who needs a key that is not known waits for the
+    /// answer; one that is known goes on, however long nobody answers.
     async fn get(&self, key_id: &str) -> Result<Option<DecodingKey>, Status> {
-        let mut known = self.known.lock().await;
-        let is_younger = |age| known.asked.is_some_and(|asked: Instant| asked.elapsed() < age);
-        if let Some(key) = known.keys.get(key_id)
-            && is_younger(KEYS_MAX_AGE)
-        {
-            return Ok(Some(key.clone()));
+        let mut found = None;
+        self.known.send_if_modified(|known| {
+            found = known.keys.get(key_id).cloned();
+            let good_for = if found.is_some() { KEYS_MAX_AGE } else { KEYS_MIN_AGE };
+            if !known.is_asking && known.asked.is_none_or(|asked| asked.elapsed() >= good_for) {
+                known.is_asking = true;
+                known.asked = Some(Instant::now());
+                // A task of its own: a caller that goes away must not end what all wait for.
+                tokio::spawn(self.clone().ask());
+            }
+            false
+        });
+        if found.is_some() {
+            return Ok(found);
         }
-        if !is_younger(KEYS_MIN_AGE) {
-            let fetched = (self.fetch)().await;
-            known.asked = Some(Instant::now());
+        let mut known = self.known.subscribe();
+        // It cannot close while this is here.
+        let known = known.wait_for(|known| !known.is_asking).await.map_err(|_| unverifiable())?;
+        match known.keys.get(key_id) {
+            None if !known.is_current => Err(unverifiable()),
+            key => Ok(key.cloned()),
+        }
+    }
+
+    async fn ask(self) {
+        let fetched = timeout(KEYS_PATIENCE, (self.fetch)()).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
+        self.known.send_modify(|known| {
+            known.is_asking = false;
             known.is_current = fetched.is_ok();
             match fetched {
                 Ok(keys) => known.keys = keys.iter().filter_map(decoding_key).collect(),
                 Err(status) => tracing::warn!(%status, "nobody has the keys of tokens"),
             }
-        }
-        match known.keys.get(key_id) {
-            None if !known.is_current => {
-                Err(Status::unavailable("tokens cannot be verified now; repeat the call"))
-            }
-            key => Ok(key.cloned()),
-        }
+        });
     }
+}
+
+fn unverifiable() -> Status {
+    Status::unavailable("tokens cannot be verified now; repeat the call")
 }
 
 fn decoding_key(key: &JsonWebKey) -> Option<(String, DecodingKey)> {
@@ -233,7 +260,10 @@ impl Verifier {
         let token =
             token.bearer().filter(|token| token.len() <= LONGEST_TOKEN).ok_or_else(invalid)?;
         let header = jsonwebtoken::decode_header(token).map_err(|_| invalid())?;
-        let key_id = header.kid.filter(|_| header.alg == Algorithm::EdDSA).ok_or_else(invalid)?;
+        // Another kind of token that the same keys sign is no access token (RFC 9068,
+        // section 4).
+        let is_ours = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some(TYPE);
+        let key_id = header.kid.filter(|_| is_ours).ok_or_else(invalid)?;
         let key = self.keys.get(&key_id).await?.ok_or_else(invalid)?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[&self.realm.issuer]);
@@ -330,25 +360,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_of_another_key_suite_or_algorithm_proves_nothing() {
-        let (own, user_id) = (key("a", 1), Uuid::from_u128(7));
-        let issue = |realm, key: &SigningKey| {
-            TokenIssuer(realm).issue(key, user_id, Role::Staff, NOW).unwrap().0
+    async fn a_token_of_another_key_suite_type_or_algorithm_proves_nothing() {
+        let own = key("a", 1);
+        let issue = |realm: Realm, key: &SigningKey| {
+            TokenIssuer(realm).issue(key, Uuid::from_u128(7), Role::Staff, NOW).unwrap().0
         };
         let good = issue(realm(), &own);
+        assert!(verifier(&own, NOW).verify(&bearer(&good)).await.is_ok());
+
         let claims = good.split('.').nth(1).unwrap();
-        let unsigned = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"a"}"#);
+        let claims: Claims =
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        let encode = |header: Header, key: &EncodingKey| {
+            let header = Header { kid: Some("a".to_owned()), ..header };
+            jsonwebtoken::encode(&header, &claims, key).unwrap()
+        };
         // The public key as the secret of a symmetric signature.
         let secret = EncodingKey::from_secret(&own.public);
-        let header = Header { kid: Some("a".to_owned()), ..Header::new(Algorithm::HS256) };
-        let symmetric = jsonwebtoken::encode(&header, &(), &secret).unwrap();
+        let typed =
+            |typ: &str, algorithm| Header { typ: Some(typ.to_owned()), ..Header::new(algorithm) };
+        let unsigned = format!(r#"{{"alg":"none","typ":"{TYPE}","kid":"a"}}"#);
+        let unsigned = BASE64_URL_SAFE_NO_PAD.encode(unsigned);
+        let Realm { issuer, audience } = realm();
         for bad in [
             issue(realm(), &key("a", 2)),
             issue(realm(), &key("b", 1)),
-            issue(Realm::new("elsewhere", "chandlery"), &own),
-            issue(Realm::new("chandlery.local", "other"), &own),
-            format!("{unsigned}.{claims}."),
-            symmetric,
+            issue(Realm { issuer: "elsewhere".to_owned(), audience }, &own),
+            issue(Realm { issuer, audience: "elsewhere".to_owned() }, &own),
+            encode(typed("JWT", Algorithm::EdDSA), &own.encoding),
+            encode(typed(TYPE, Algorithm::HS256), &secret),
+            format!("{unsigned}.{}.", good.split('.').nth(1).unwrap()),
             good.replace('.', "!"),
             format!("{good}{}", "x".repeat(LONGEST_TOKEN)),
             String::new(),
@@ -383,6 +424,30 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 2);
         tokio::time::advance(KEYS_MAX_AGE).await;
         assert!(keys.get("a").await.unwrap().is_some(), "an old key is better than none");
+        tokio::task::yield_now().await;
         assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_known_goes_on_while_nobody_answers() {
+        let public = key("a", 1).public_key();
+        let is_first = std::sync::atomic::AtomicBool::new(true);
+        let keys = TokenKeys::new(move || {
+            let public = public.clone();
+            if is_first.swap(false, Ordering::Relaxed) {
+                Box::pin(async { Ok(vec![public]) })
+            } else {
+                Box::pin(std::future::pending())
+            }
+        });
+        assert!(keys.get("a").await.unwrap().is_some());
+        tokio::time::advance(KEYS_MAX_AGE).await;
+        let begun = Instant::now();
+        // One who needs another key waits, is given up, and holds nobody up.
+        assert!(timeout(KEYS_MIN_AGE, keys.get("b")).await.is_err());
+        assert!(keys.get("a").await.unwrap().is_some());
+        assert_eq!(begun.elapsed(), KEYS_MIN_AGE);
+        assert_eq!(keys.get("b").await.unwrap_err().code(), Code::Unavailable);
+        assert!(begun.elapsed() <= KEYS_PATIENCE);
     }
 }

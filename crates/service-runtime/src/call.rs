@@ -101,26 +101,25 @@ impl Call {
         let default = policy.map(|policy| policy.default_deadline);
         let deadline = timeout.or(default).map(Deadline::after);
 
+        let Drain { goaway, cut } = self.drain;
+        let has_no_end = policy.map_or(request.uri().path() == HEALTH_WATCH, |it| it.resumable);
+        let cut = if has_no_end { goaway } else { cut };
+        let mut end = End { deadline, token_expiry: None, cut };
+
         let token = Token::of(request.headers());
-        let user = match policy {
-            Some(policy) => {
-                let present = request.headers().contains_key(AUTHORIZATION);
-                self.rules.admit_user(peer, policy, token.as_ref().ok_or(present)).await?
-            }
-            None => None,
+        let is_present = request.headers().contains_key(AUTHORIZATION);
+        let user = tokio::select! {
+            biased;
+            user = self.rules.admit_user(peer, policy, token.as_ref().ok_or(is_present)) => user?,
+            status = end.clone().reached() => return Err(status),
         };
+        if policy.is_some_and(|policy| policy.streaming) {
+            let remaining = user.map(|user| self.rules.verifier.remaining(&user));
+            end.token_expiry = remaining.map(Deadline::after);
+        }
         // Nobody is handed on who was not proven.
         let token = token.filter(|_| user.is_some());
         request.extensions_mut().insert(Caller::new(peer.clone(), user));
-        let Drain { goaway, cut } = self.drain;
-        let has_no_end = policy.map_or(request.uri().path() == HEALTH_WATCH, |it| it.resumable);
-        let end = End {
-            deadline,
-            token_expiry: user
-                .filter(|_| has_no_end)
-                .map(|user| Deadline::after(self.rules.verifier.remaining(&user))),
-            cut: if has_no_end { goaway } else { cut },
-        };
         let mut early = std::pin::pin!(end.clone().reached());
         let handled = end_user::scope(token.clone(), self.routes.call(request));
         let response = tokio::select! {
@@ -181,12 +180,12 @@ impl Rules {
     async fn admit_user(
         &self,
         peer: &SpiffeId,
-        policy: &Policy,
+        policy: Option<&Policy>,
         token: Result<&Token, bool>,
     ) -> Result<Option<EndUser>, Status> {
-        if policy.roles.is_empty() {
+        let Some(policy) = policy.filter(|policy| !policy.roles.is_empty()) else {
             return Ok(None);
-        }
+        };
         let token = match token {
             Ok(token) => token,
             Err(false) if peer.workload() == OPERATOR => return Ok(None),
@@ -351,5 +350,28 @@ mod tests {
         let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
         assert_eq!(admit(reflection, anyone), Ok(None));
         assert_eq!(admit("/an.other.v1.Service/Call", anyone), Err(Code::Unimplemented));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_the_token_of_its_user() {
+        let after = |seconds| Some(Deadline::after(Duration::from_secs(seconds)));
+        let end =
+            End { deadline: after(60), token_expiry: after(2), cut: CancellationToken::new() };
+        let mut answer = Answer {
+            body: Body::new(http_body_util::StreamBody::new(futures::stream::pending::<
+                Result<Frame<Bytes>, Status>,
+            >())),
+            end: Box::pin(end.reached()),
+            deadline: after(60),
+            token: None,
+            span: Span::none(),
+            ended: false,
+        };
+        let begun = tokio::time::Instant::now();
+        let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
+        let trailers = frame.unwrap().unwrap().into_trailers().unwrap();
+        let status = Status::from_header_map(&trailers).unwrap();
+        assert_eq!(error::reason(&status).as_deref(), Some("TOKEN_EXPIRED"));
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
     }
 }

@@ -11,6 +11,14 @@ use crate::error;
 const METADATA_LIMIT: usize = 8 << 10;
 const ENTRY_OVERHEAD: usize = 32;
 
+/// How tonic begins to say, as INTERNAL, that it cannot read what was sent.
+const UNREADABLE: [&str; 4] = [
+    "Missing request message",
+    "protocol error: received message with",
+    "Unexpected EOF decoding stream",
+    "Error decompressing",
+];
+
 /// Refuses what is no call of gRPC, with the status of HTTP that goes with it.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), (StatusCode, Status)> {
     if request.method() != Method::POST {
@@ -55,11 +63,14 @@ pub(crate) fn correct(headers: &mut HeaderMap) -> Option<Code> {
 fn corrected(status: &Status) -> Option<Status> {
     let message = status.message().trim_end_matches('.');
     match status.code() {
-        // A failure of the service itself says nothing else.
-        Code::Internal if message != error::INTERNAL => Some(Status::invalid_argument(format!(
-            "the body of the call cannot be read: {message}; send each message whole, after a \
-             flag that says whether it is compressed, and its length"
-        ))),
+        Code::Internal if UNREADABLE.iter().any(|it| message.starts_with(it)) => {
+            Some(Status::invalid_argument(format!(
+                "the body of the call cannot be read: {message}; send each message whole, after \
+                 a flag that says whether it is compressed, and its length"
+            )))
+        }
+        // Whatever else failed is ours, and what is inside is never sent.
+        Code::Internal if message != error::INTERNAL => Some(error::internal(&message)),
         Code::OutOfRange => Some(Status::resource_exhausted(format!(
             "the message is too large: {message}; send less at once"
         ))),
@@ -109,6 +120,8 @@ mod tests {
         assert_eq!(seen(Status::internal("Missing request message.")), Code::InvalidArgument);
         assert_eq!(seen(Status::out_of_range("too large")), Code::ResourceExhausted);
         assert_eq!(seen(error::internal(&"the disk is full")), Code::Internal);
+        let inside = corrected(&Status::internal("secret")).unwrap();
+        assert_eq!((inside.code(), inside.message()), (Code::Internal, error::INTERNAL));
         assert_eq!(seen(Status::not_found("there is none")), Code::NotFound);
         assert_eq!(correct(&mut HeaderMap::new()), None);
     }

@@ -73,7 +73,8 @@ pub(crate) async fn import(
     let export = || {
         let mut catalog = clients.catalog.clone();
         async move {
-            let products = catalog.export_products(ExportProductsRequest::default()).await?.into_inner();
+            let products =
+                catalog.export_products(ExportProductsRequest::default()).await?.into_inner();
             products.try_collect::<Vec<_>>().await.map(Response::new)
         }
     };

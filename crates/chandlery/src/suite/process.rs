@@ -91,20 +91,24 @@ impl Program {
             // A Ctrl-C on the terminal is for the supervisor to handle.
             .process_group(0)
             .spawn()
-            .map(Process)
+            .map(|child| Process { child, is_draining: false })
             .map_err(|cause| Error::Spawn { program: self.path.clone(), cause })
     }
 }
 
 /// A process that is killed when it is dropped.
 #[derive(Debug)]
-struct Process(Child);
+struct Process {
+    child: Child,
+    /// A second SIGTERM would end the process at once.
+    is_draining: bool,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
         // Both do nothing if it has ended and was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -152,7 +156,7 @@ impl Member {
     }
 
     pub(super) fn process_id(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.0.id())
+        self.process.as_ref().map(|process| process.child.id())
     }
 
     /// Has the service on these ports from its next start on, if they are free then.
@@ -263,10 +267,13 @@ impl Member {
         let service = self.service;
         // A process that was waited for is gone, and its number may be another's.
         let process = match self.try_wait()? {
-            None => self.process.as_ref().ok_or(Error::NotRunning(service))?,
+            None => self.process.as_mut().ok_or(Error::NotRunning(service))?,
             Some(_) => return Err(Error::NotRunning(service)),
         };
-        kill_process(Pid::from_child(&process.0), signal)
+        if signal == Signal::TERM && std::mem::replace(&mut process.is_draining, true) {
+            return Ok(());
+        }
+        kill_process(Pid::from_child(&process.child), signal)
             .map_err(|cause| Error::Control { service, cause: cause.into() })
     }
 
@@ -274,8 +281,8 @@ impl Member {
         let service = self.service;
         let mut process = self.process.take().ok_or(Error::NotRunning(service))?;
         let control = |cause| Error::Control { service, cause };
-        process.0.kill().map_err(control)?;
-        process.0.wait().map_err(control)?;
+        process.child.kill().map_err(control)?;
+        process.child.wait().map_err(control)?;
         Ok(())
     }
 
@@ -302,7 +309,7 @@ impl Member {
     pub(super) fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
         let service = self.service;
         let Some(process) = &mut self.process else { return Ok(None) };
-        let status = process.0.try_wait().map_err(|cause| Error::Control { service, cause })?;
+        let status = process.child.try_wait().map_err(|cause| Error::Control { service, cause })?;
         if status.is_some() {
             self.process = None;
         }
