@@ -39,6 +39,9 @@ use wire::{Lines, OPERATOR, Request, WORKLOAD};
 /// next round on.
 const ROUND: usize = 100;
 
+/// How long a stream without an end of its own is read.
+const STREAM_TIMEOUT: &str = "250m";
+
 /// One call, and what it was made of.
 struct Input<'a> {
     rpc: &'a Rpc,
@@ -70,7 +73,7 @@ pub async fn send(shop: &Shop, seed: u64, count: usize) -> Report {
             break;
         }
         lines.open().await;
-        let answers = join_all(round.iter().map(|it| lines.send(&it.request, &it.rpc.policy)));
+        let answers = join_all(round.iter().map(|it| lines.send(&it.request)));
         for (input, answer) in round.iter().zip(answers.await) {
             let judged = verdict::judge(input.rpc, &input.request, answer);
             // A vote is given strange names on purpose.
@@ -136,6 +139,9 @@ fn input<'a>(rpc: &'a Rpc, known: &Known, seeds: &mut StdRng) -> Input<'a> {
         (true, true) | (false, false) => WORKLOAD,
     };
     let mut request = Request::new((rpc.service, workload), &rpc.path);
+    if rpc.policy.resumable {
+        request.set("grpc-timeout", STREAM_TIMEOUT);
+    }
     // The operator has no need to call for anybody, and any other may forget it.
     let forgets = random.random_bool(0.1);
     let session = known.session(filling).filter(|_| workload == WORKLOAD && !forgets);

@@ -208,7 +208,7 @@ impl Page {
             (true, true) => "Stream both ways",
         };
         let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
-        let Policy { callers, roles, default_deadline, idempotency, resumable } =
+        let Policy { callers, roles, default_deadline, idempotency, resumable, streaming: _ } =
             self.policies.get(&path).expect("every RPC states its policy");
         let callers = match callers {
             Callers::AnyWorkload => "any workload".to_owned(),

@@ -56,6 +56,11 @@ fn the_domain_of_a_service_knows_neither_rpc_nor_storage() {
         for file in users_of(service, "sqlx") {
             assert!(file.starts_with("store/") || file == "error.rs", "{service}/src/{file}");
         }
+        for file in users_of(service, "proto") {
+            let may = ["grpc.rs", "lib.rs", "worker.rs"];
+            let may = may.contains(&file.as_str()) || file.starts_with("grpc/");
+            assert!(may, "{service}/src/{file} names proto");
+        }
         for name in ["prost", "prost_types"] {
             assert_eq!(users_of(service, name), BTreeSet::new(), "{service}");
         }

@@ -59,9 +59,11 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
 /// more.
 async fn sweep(store: impl Store, clock: Clock) -> Infallible {
     loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        if let Err(error) = store.sweep(clock.now()).await {
-            tracing::warn!(%error, "the store could not be swept; trying again");
+        match store.sweep(clock.now()).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
         }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }

@@ -3,7 +3,7 @@
 
 mod sqlite;
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use service_runtime::{Page, Paged, RequestKey, Timestamp};
 use tokio::sync::watch;
@@ -19,15 +19,15 @@ use crate::{
     watch::{Change, Position},
 };
 
-/// How long the answer of a request is remembered: longer than anybody goes on repeating
-/// one.
-pub const REQUEST_RETENTION: Duration = Duration::from_hours(7 * 24);
-
 /// All that the service keeps.
 pub trait Store: Products + Stock + Clone + Send + Sync + 'static {
     /// Expires what is held too long and forgets what is of no use any more, a bounded
-    /// number at once.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+    /// number at once, and says whether there may be more.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// What tells this database from every other: the number of a change means nothing in
+    /// another.
+    fn identity(&self) -> Uuid;
 }
 
 /// The products.
@@ -90,7 +90,8 @@ pub trait Products {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Change>, Error>> + Send;
 
-    /// The number of the last change of any product; zero if there was none.
+    /// The number of the last change of any product; zero if there was none. However many
+    /// ask, it is looked up once after a commit.
     fn last_change(&self) -> impl Future<Output = Result<i64, Error>> + Send;
 
     /// Wakes after commits. To miss none, subscribe first and read then.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{error::Error, product::Product, store::Store};
 
 /// How many products are read at once, which is what a slow reader holds in memory.
-const PAGE: u32 = 100;
+const PAGE: u16 = 100;
 
 /// How long to wait after a write before it is looked for: writes come in bursts, many
 /// may watch, and one look finds all of a burst.
@@ -44,6 +44,8 @@ pub struct Watch<S> {
     position: Position,
     /// What was read and is not told yet.
     pending: VecDeque<Change>,
+    /// The change up to which all was read.
+    read: i64,
 }
 
 impl<S: Store> Watch<S> {
@@ -60,7 +62,7 @@ impl<S: Store> Watch<S> {
             Some(position) => position,
             None => Position { told: 0, begun: store.last_change().await? },
         };
-        Ok(Self { store, commits, ids, position, pending: VecDeque::new() })
+        Ok(Self { store, commits, ids, position, pending: VecDeque::new(), read: position.told })
     }
 
     /// Waits for the next product to tell of, and tells what to go on after.
@@ -70,11 +72,16 @@ impl<S: Store> Watch<S> {
                 self.position.told = number;
                 return Ok((product, self.position));
             }
-            self.pending = self.store.changes(&self.ids, self.position, PAGE).await?.into();
-            if self.pending.is_empty() {
+            let last = self.store.last_change().await?;
+            if self.read == last {
                 // The sender lives for as long as the store, of which this holds one.
                 let _ = self.commits.changed().await;
                 sleep(PAUSE).await;
+                continue;
+            }
+            self.pending = self.store.changes(&self.ids, self.position, PAGE.into()).await?.into();
+            if self.pending.len() < PAGE.into() {
+                self.read = last;
             }
         }
     }

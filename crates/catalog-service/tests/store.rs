@@ -13,14 +13,14 @@ use catalog_service::{
     filter::Filter,
     product::{Changes, Draft, EtagStale, Imported, Label, Product, Sku, Update},
     stock::{Item, Refusal, RequestedItem, Reservation, ReserveRequest, STOCK_LIMIT, State},
-    store::{
-        Audit, AuditedReservation, Products, REQUEST_RETENTION, Restock, ShelfLevel, Sqlite, Stock,
-        Store,
-    },
+    store::{Audit, AuditedReservation, Products, Restock, ShelfLevel, Sqlite, Stock, Store},
     watch::{Position, Watch},
 };
 use futures::{FutureExt, future::join_all};
-use service_runtime::{Money, Page, Paged, RequestKey, Timestamp, sqlite::OpenError};
+use service_runtime::{
+    Money, Page, Paged, RequestKey, Timestamp,
+    sqlite::{OpenError, REQUEST_RETENTION},
+};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -428,6 +428,19 @@ async fn a_watch_waits_for_the_commit_and_is_woken_by_it() {
 }
 
 #[tokio::test]
+async fn a_change_has_a_number_of_its_own_and_means_nothing_in_another_database() {
+    let shop = shop().await;
+    assert_eq!(shop.store.last_change().await.unwrap(), 0);
+    let rope = shop.product_with(10).await;
+    assert_eq!(shop.store.last_change().await.unwrap(), 1);
+    shop.reserve(1, &[(rope, 4)]).await.unwrap();
+    assert_eq!(shop.store.last_change().await.unwrap(), 2);
+    shop.confirm(1).await.unwrap();
+    assert_eq!(shop.store.last_change().await.unwrap(), 2, "nobody can see it");
+    assert_ne!(shop.store.identity(), self::shop().await.store.identity());
+}
+
+#[tokio::test]
 async fn an_import_can_be_sent_again_and_relabels_without_touching_the_stock() {
     let shop = shop().await;
     let drafts = [draft("ROPE", 250, 10), draft("ANCHOR", 9900, 3)];
@@ -625,6 +638,15 @@ async fn a_sweep_forgets_what_is_late_and_released_and_nothing_that_is_sold() {
 }
 
 #[tokio::test]
+async fn a_sweep_that_leaves_something_says_so() {
+    let shop = shop().await;
+    join_all((0..501).map(|purchase| shop.release(purchase))).await;
+    let more = join_all((0..2).map(|_| shop.store.sweep(FORGETTABLE))).await;
+    assert!(matches!(more.as_slice(), [Ok(true), Ok(false)]), "{more:?}");
+    assert_eq!(shop.audit().await.reservations.rows, []);
+}
+
+#[tokio::test]
 async fn a_request_is_remembered_for_as_long_as_anybody_may_repeat_it() {
     let mut shop = shop().await;
     let rope = shop.product_with(10).await;
@@ -651,8 +673,10 @@ async fn a_file_serves_one_process_at_a_time_and_keeps_what_was_answered() {
     assert!(matches!(second, OpenError::InUse(_)), "{second}");
 
     let Shop { store, now, identifiers, folder } = shop;
+    let identity = store.identity();
     drop(store);
     let store = Sqlite::open(&path).await.unwrap();
+    assert_eq!(store.identity(), identity);
     let shop = Shop { store, now, identifiers, folder };
     assert_eq!((shop.available(rope).await, shop.audit().await), (6, before));
 }

@@ -163,7 +163,7 @@ async fn develop(args: &dev::Args, clock: Clock) -> ExitCode {
         dev::Failure::Running(_) | dev::Failure::Starting(_) | dev::Failure::Taken(_) => TRY_AGAIN,
         dev::Failure::NotRunning(_) | dev::Failure::Abandoned(_) => UNAVAILABLE,
         dev::Failure::File { .. } | dev::Failure::System(_) => OS,
-        dev::Failure::Suite(_) | dev::Failure::Call(_) | dev::Failure::Goods(_) => SOFTWARE,
+        dev::Failure::Suite(_) | dev::Failure::Goods(_) => SOFTWARE,
         dev::Failure::Killed(signal) => signalled(*signal),
     };
     fail(status, failure.to_string().trim_end())

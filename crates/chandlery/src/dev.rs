@@ -7,8 +7,8 @@ mod keeper;
 mod substitute;
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
     os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -16,7 +16,6 @@ use std::{
 };
 
 use console::style;
-use proto::catalog::v1::ListProductsRequest;
 use rand::{
     SeedableRng,
     rngs::{StdRng, SysRng},
@@ -27,7 +26,6 @@ use tokio::{
     signal::unix::{self, SignalKind, signal},
     time::Instant,
 };
-use tonic::Status;
 
 use crate::{
     demo::{self, Host, goods},
@@ -48,6 +46,9 @@ const FOLDER_MODE: u32 = 0o700;
 const VARIABLES: [(&str, &str); 2] =
     [("REFLECTION_ENABLED", "true"), ("DRAIN_DEADLINE_SECONDS", "5")];
 
+/// Is there once the shop has been filled. From then on what is in it is its owner's.
+const FILLED_FILE: &str = "filled";
+
 /// Held by whoever keeps the services of a folder running.
 const LOCK_FILE: &str = "dev.lock";
 
@@ -60,7 +61,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Keeps the suite running: the same data, ports and certificates at every start
 ///
 /// Starts the three services on loopback, over mutual TLS and with reflection; fills
-/// an empty shop; and restarts what ends. Once all serve, DIR/endpoints.json says
+/// a new shop; and restarts what ends. Once all serve, DIR/endpoints.json says
 /// where, DIR/certs holds the certificates, and ready-made calls are printed. Ctrl-C
 /// drains and ends it all; a second one kills.
 #[derive(Clone, Debug, clap::Args)]
@@ -114,9 +115,6 @@ pub enum Failure {
     /// A process did not do as it was told.
     #[error(transparent)]
     Suite(#[from] suite::Error),
-    /// The catalog does not say whether it is empty.
-    #[error("ListProducts failed with {:?}: {}", .0.code(), .0.message())]
-    Call(#[from] Status),
     /// The shop cannot be filled.
     #[error(transparent)]
     Goods(#[from] demo::Failure),
@@ -178,14 +176,14 @@ async fn keep_all(
 /// Makes the folder if it is missing. It will hold keys and passwords: it is for the one
 /// who makes it, and for no repository.
 fn make(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    fs::write(folder.join(".gitignore"), "*\n")
+    match File::create_new(folder.join(".gitignore")) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        file => file?.write_all(b"*\n"),
+    }
 }
 
-/// Starts the services, fills the shop if it is empty, and tells where all that is.
+/// Starts the services, fills the shop if it never was filled to the end, and tells where all that is.
 async fn open<'a>(
     suite: &'a mut Suite,
     folder: &'a Path,
@@ -197,10 +195,10 @@ async fn open<'a>(
     terminal.line(format_args!("{} on {}", style("Chandlery").bold(), folder.display()));
     suite.launch().await?;
     let clients = suite.clients()?;
-    let request = ListProductsRequest { page_size: 1, ..ListProductsRequest::default() };
-    let page = clients.catalog.clone().list_products(request).await?.into_inner();
-    if page.products.is_empty() {
+    let filled = folder.join(FILLED_FILE);
+    if !filled.exists() {
         goods::import(&clients, &mut jitter, terminal).await?;
+        fs::write(&filled, "").map_err(failed(&filled))?;
     }
     let endpoints = suite.endpoints();
     endpoints.publish(folder).map_err(failed(folder))?;

@@ -14,7 +14,7 @@ use std::{
 use chandlery::{certs, clients::Clients, dev::DATA_DIR, service::Service, suite::Endpoints};
 use client::Identity;
 use proto::{
-    catalog::v1::ListProductsRequest,
+    catalog::v1::{DeleteProductRequest, ListProductsRequest, Product},
     user::v1::{CreateUserRequest, GetUserRequest, User},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -92,9 +92,14 @@ fn clients(folder: &Path) -> Clients {
     Clients::new(&endpoints.targets(), &Identity::load(&files).unwrap()).unwrap()
 }
 
+/// The products of the first page.
+async fn products(clients: &Clients, filter: &str) -> Vec<Product> {
+    let request = ListProductsRequest { filter: filter.to_owned(), ..Default::default() };
+    clients.catalog.clone().list_products(request).await.unwrap().into_inner().products
+}
+
 async fn has_products(clients: &Clients) -> bool {
-    let page = clients.catalog.clone().list_products(ListProductsRequest::default()).await;
-    !page.unwrap().into_inner().products.is_empty()
+    !products(clients, "").await.is_empty()
 }
 
 /// Each certificate and key, and the authority's.
@@ -197,6 +202,32 @@ async fn one_service_is_run_elsewhere_and_given_back() {
     only.read_until("user-service is run here now");
     assert_eq!(suite.end(Signal::TERM).code(), Some(0));
     assert_eq!(only.process.wait().unwrap().code(), Some(69));
+}
+
+// Connections live on while the test waits for a process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filling_that_was_interrupted_is_done_again_and_one_that_was_not_never_is() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(data(folder.path())).unwrap();
+    let (dev, _) = Dev::start(folder.path());
+    let ignored = fs::read_to_string(data(folder.path()).join(".gitignore")).unwrap();
+    assert_eq!(ignored, "*\n", "whoever made the folder");
+
+    let clients = clients(folder.path());
+    let Product { id, sku, .. } = products(&clients, "").await.swap_remove(0);
+    let filter = format!("sku = {sku:?}");
+    let delete = |id| DeleteProductRequest { id, ..DeleteProductRequest::default() };
+    clients.catalog.clone().delete_product(delete(id)).await.unwrap();
+    fs::remove_file(data(folder.path()).join("filled")).unwrap();
+    assert!(dev.end(Signal::TERM).success());
+
+    let (dev, _) = Dev::start(folder.path());
+    let id = products(&clients, &filter).await.swap_remove(0).id;
+    clients.catalog.clone().delete_product(delete(id)).await.unwrap();
+    assert!(dev.end(Signal::TERM).success());
+
+    let (_dev, _) = Dev::start(folder.path());
+    assert_eq!(products(&clients, &filter).await, []);
 }
 
 #[test]

@@ -3,10 +3,13 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
+    panic,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// Who waits for which purchase or cart. Cheap to clone.
@@ -26,6 +29,26 @@ impl Changes {
     pub fn announce(&self, id: Uuid) {
         if let Some(sender) = self.waiting().get(&id) {
             sender.send_replace(());
+        }
+    }
+
+    /// Carries a write through and announces it, also when its caller goes away meanwhile:
+    /// what was begun is committed all the same, and those who wait are to hear of it.
+    pub async fn announce_after<T: Send + 'static>(
+        &self,
+        id: Uuid,
+        write: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let changes = self.clone();
+        let announced = async move {
+            let outcome = write.await;
+            changes.announce(id);
+            outcome
+        };
+        match tokio::spawn(announced.in_current_span()).await {
+            Ok(outcome) => outcome,
+            // Nobody aborts the task, so that it can only have panicked.
+            Err(error) => panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -70,6 +93,7 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -88,6 +112,20 @@ mod tests {
         assert_eq!(changes.waiting().len(), 1);
         drop(second);
         assert_eq!(changes.waiting().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_is_announced_also_when_its_caller_has_gone() {
+        let changes = Changes::default();
+        let id = Uuid::from_u128(1);
+        let mut subscription = changes.subscribe(id);
+        let (commit, committed) = oneshot::channel::<()>();
+        let mut writing = Box::pin(changes.announce_after(id, committed));
+        assert!(writing.as_mut().now_or_never().is_none());
+        drop(writing);
+        assert!(subscription.changed().now_or_never().is_none());
+        commit.send(()).unwrap();
+        subscription.changed().await;
     }
 
     #[test]

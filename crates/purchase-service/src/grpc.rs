@@ -148,10 +148,10 @@ impl<S: Store> PurchaseService for Service<S> {
         let request = request.into_inner();
         let (user_id, page) = convert::list_purchases(&request)?;
         purchase::admit(actor, user_id).map_err(Error::from)?;
-        let purchases = self.store.list(user_id, page).await?;
+        let purchases = self.store.list(user_id, page).await?.into_messages(|it| it.id);
         Ok(Response::new(pb::ListPurchasesResponse {
             next_page_token: convert::purchases_of(&request.user_id).token(purchases.next),
-            purchases: purchases.rows.into_iter().map(Into::into).collect(),
+            purchases: purchases.rows,
         }))
     }
 

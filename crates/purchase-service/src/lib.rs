@@ -34,7 +34,7 @@ use store::{Sqlite, Store};
 use worker::{Others, Worker};
 
 /// How often carts are looked through for abandoned ones.
-const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
 /// the workload.
@@ -77,9 +77,11 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
 /// Forgets carts that nobody has come back to.
 async fn sweep(store: impl Store, clock: Clock) -> Infallible {
     loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        if let Err(error) = store.sweep(clock.now()).await {
-            tracing::warn!(%error, "carts could not be swept; trying again");
+        match store.sweep(clock.now()).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
         }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }

@@ -18,8 +18,9 @@ use crate::{
 
 /// All that the service keeps.
 pub trait Store: Purchases + Carts + Clone + Send + Sync + 'static {
-    /// Forgets what is of no use any more, a bounded number at once.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Forgets what is of no use any more, a bounded number at once, and says whether there
+    /// may be more.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
 /// The purchases and their events.

@@ -88,8 +88,9 @@ impl<S: Store> Books<S> {
         self.store.check_out(cart.id, cart.version, draft, self.now).await
     }
 
-    async fn sweep(&self) {
-        self.store.sweep(self.now).await.unwrap();
+    /// Whether there may be more to sweep.
+    async fn sweep(&self) -> bool {
+        self.store.sweep(self.now).await.unwrap()
     }
 
     /// A new purchase that has come to this state.
@@ -628,13 +629,26 @@ async fn only_carts_that_nobody_touched_for_thirty_days_are_forgotten() {
     books.set(opening(3), 10, 1).await.unwrap();
     books.now = NOW.saturating_add(Duration::from_hours(30 * 24));
     let kept = books.set(opening(3), 11, 1).await.unwrap();
-    books.sweep().await;
+    assert!(!books.sweep().await);
     assert_eq!(books.cart(opening(1)).await, abandoned);
     books.now = Timestamp::from_micros(books.now.as_micros() + 1);
-    books.sweep().await;
+    assert!(!books.sweep().await);
     assert_eq!(books.cart(opening(1)).await, Cart::new(opening(1)));
     assert_eq!(books.cart(opening(2)).await.purchase_id, id);
     assert_eq!(books.cart(opening(3)).await, kept);
+}
+
+#[tokio::test]
+async fn more_abandoned_carts_than_one_sweep_forgets_are_forgotten_by_the_next() {
+    const CARTS: u128 = 600;
+    let mut books = books().await;
+    let edits = join_all((1..=CARTS).map(|cart| books.set(opening(cart), 10, 1))).await;
+    assert!(edits.iter().all(Result::is_ok));
+    books.now = LATER.saturating_add(Duration::from_hours(30 * 24));
+    assert!(books.sweep().await, "there is more");
+    assert!(!books.sweep().await);
+    let left = join_all((1..=CARTS).map(|cart| books.cart(opening(cart)))).await;
+    assert!(left.iter().all(|cart| cart.version == 0));
 }
 
 #[tokio::test]

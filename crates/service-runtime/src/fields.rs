@@ -104,8 +104,7 @@ impl Fields {
         if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
             return Err(self.refuse(field, "holds control characters; leave them out"));
         }
-        // They show text in another order than it has (CVE-2021-42574).
-        if text.contains(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        if has_direction_marks(&text) {
             return Err(self.refuse(field, "holds invisible marks of direction; leave them out"));
         }
         Ok(text)
@@ -214,6 +213,14 @@ impl Fields {
     }
 }
 
+/// Whether text holds invisible marks of direction, which show it in another order than it
+/// has (CVE-2021-42574).
+pub fn has_direction_marks(text: &str) -> bool {
+    text.contains(|c| {
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    })
+}
+
 /// A point in time as the contract has it.
 pub fn to_proto_timestamp(time: Timestamp) -> prost_types::Timestamp {
     let micros = time.as_micros();
@@ -274,6 +281,17 @@ mod tests {
         status.add_header(&mut headers).unwrap();
         assert!(headers.values().map(http::HeaderValue::len).sum::<usize>() < 8 << 10);
         assert!(status.message().ends_with("; and 84 more"), "{status:?}");
+    }
+
+    #[test]
+    fn text_has_no_marks_that_change_its_order() {
+        for mark in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202e}', '\u{2066}'] {
+            let mut fields = Fields::default();
+            let text = fields.text("name", format!("Ada{mark}"), 1..=10);
+            assert_eq!(text, Err(Reported), "{mark:?}");
+        }
+        let text = "שלום, 船具商 ✓".to_owned();
+        assert_eq!(Fields::default().text("name", text.clone(), 1..=20), Ok(text));
     }
 
     #[test]

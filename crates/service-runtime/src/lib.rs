@@ -25,7 +25,7 @@ mod time;
 pub use caller::{Actor, Caller, EndUser, Role};
 pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variables};
 pub use error::{DOMAIN, internal, reason, refusal, refusal_about, unavailable};
-pub use fields::{Fields, to_proto_money, to_proto_role, to_proto_timestamp};
+pub use fields::{Fields, has_direction_marks, to_proto_money, to_proto_role, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
 pub use page::{Page, PageTokens, Paged, ResumeTokens};
 pub use program::main;

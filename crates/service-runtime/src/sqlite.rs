@@ -39,6 +39,11 @@ use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavaila
 
 /// How many writes may share a commit.
 const BATCH: usize = 64;
+/// How long the answer of a request is remembered: longer than anybody goes on repeating
+/// one.
+pub const REQUEST_RETENTION: Duration = Duration::from_hours(7 * 24);
+/// How many answers are forgotten at once.
+const FORGOTTEN_AT_ONCE: u32 = 500;
 /// How long to wait before another attempt to open the connection that writes.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -388,4 +393,22 @@ async fn remember<T: Serialize>(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Forgets answers that nobody asks for any more, a bounded number at once, and says
+/// whether there may be more.
+pub async fn forget_requests(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let forgotten = sqlx::query(
+        "DELETE FROM requests WHERE (principal, request_id) IN ( \
+             SELECT principal, request_id FROM requests WHERE create_time < ? LIMIT ? \
+         )",
+    )
+    .bind(now.saturating_sub(REQUEST_RETENTION).as_micros())
+    .bind(FORGOTTEN_AT_ONCE)
+    .execute(connection)
+    .await?;
+    Ok(forgotten.rows_affected() >= FORGOTTEN_AT_ONCE.into())
 }

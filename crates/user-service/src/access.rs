@@ -2,9 +2,8 @@
 //! [`session`](crate::session), [`api_key`](crate::api_key) and [`signing`](crate::signing) is
 //! kept by the store; the access tokens themselves are kept nowhere.
 
-use proto::user::v1::JsonWebKey;
 use service_runtime::{
-    Clock, Identifiers, Role, Timestamp,
+    Clock, Identifiers, Timestamp,
     access_token::{SigningKey, TokenIssuer},
 };
 use uuid::Uuid;
@@ -22,11 +21,11 @@ use crate::{
 /// Signs users in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Access<S> {
-    store: S,
+    pub(crate) store: S,
     passwords: Passwords,
     issuer: TokenIssuer,
-    clock: Clock,
-    identifiers: Identifiers,
+    pub(crate) clock: Clock,
+    pub(crate) identifiers: Identifiers,
 }
 
 /// What a user who has signed in shows.
@@ -61,25 +60,30 @@ impl<S: Store> Access<S> {
             return Err(Error::SignInFailed);
         };
         let now = self.clock.now();
-        let session = Session::begin(self.identifiers.next(), user_id, now);
-        let token = Secret::refresh_token(self.identifiers.secret());
-        let signed_in = self.store.begin_session(session, hash, token.digest(), now).await?;
-        self.tokens(signed_in, token, now).await
+        let signer = self.signer(now).await?;
+        let token = Secret::refresh_token(self.identifiers.secret(), self.identifiers.secret());
+        let session = Session::begin(user_id, token.refresh_digest(), now);
+        let signed_in = self.store.begin_session(session, hash).await?;
+        self.tokens(&signer, signed_in, token, now)
     }
 
     /// Goes on with a session, or ends it if its token was used before.
     pub async fn refresh(&self, shown: &Secret) -> Result<Tokens, Error> {
         let now = self.clock.now();
-        let next = Secret::refresh_token(self.identifiers.secret());
-        let signed_in = self.store.refresh(shown.digest(), next.digest(), now).await?;
-        self.tokens(signed_in, next, now).await
+        // Before the token is used up, since what fails after that ends in signing in anew.
+        let signer = self.signer(now).await?;
+        let next = shown.successor(self.identifiers.secret());
+        let signed_in = self.store.refresh(shown.refresh_digest(), next.digest(), now).await?;
+        self.tokens(&signer, signed_in, next, now)
     }
 
     /// Exchanges an API key for an access token.
     pub async fn exchange(&self, api_key: &Secret) -> Result<Tokens, Error> {
         let now = self.clock.now();
+        let signer = self.signer(now).await?;
         let (user_id, role) = self.store.user_of_api_key(api_key.digest(), now).await?;
-        let (access_token, access_token_expire_time) = self.issue(user_id, role, now).await?;
+        let (access_token, access_token_expire_time) =
+            self.issuer.issue(&signer, user_id, role, now)?;
         Ok(Tokens { user_id, access_token, access_token_expire_time, refresh_token: None })
     }
 
@@ -108,10 +112,10 @@ impl<S: Store> Access<S> {
     }
 
     /// The keys by which access tokens are verified.
-    pub async fn published_keys(&self) -> Result<Vec<JsonWebKey>, Error> {
+    pub async fn published_keys(&self) -> Result<Vec<SigningKey>, Error> {
         let now = self.clock.now();
         let keys = self.signing_keys(now).await?;
-        keys.published(now).map(|key| Ok(signing_key(key)?.public_key())).collect()
+        keys.published(now).map(signing_key).collect()
     }
 
     /// The keys on record, once another has been made if one is due.
@@ -125,29 +129,69 @@ impl<S: Store> Access<S> {
         self.store.rotate_signing_keys(id, PrivateKey(private_key), now).await
     }
 
-    async fn tokens(
+    async fn signer(&self, now: Timestamp) -> Result<SigningKey, Error> {
+        let keys = self.signing_keys(now).await?;
+        signing_key(keys.signer(now).ok_or(Error::NoSigningKey)?)
+    }
+
+    fn tokens(
         &self,
+        signer: &SigningKey,
         SignedIn { user_id, role, token_expire_time }: SignedIn,
         refresh_token: Secret,
         now: Timestamp,
     ) -> Result<Tokens, Error> {
-        let (access_token, access_token_expire_time) = self.issue(user_id, role, now).await?;
+        let (access_token, access_token_expire_time) =
+            self.issuer.issue(signer, user_id, role, now)?;
         let refresh_token = Some((refresh_token, token_expire_time));
         Ok(Tokens { user_id, access_token, access_token_expire_time, refresh_token })
-    }
-
-    async fn issue(
-        &self,
-        user_id: Uuid,
-        role: Role,
-        now: Timestamp,
-    ) -> Result<(String, Timestamp), Error> {
-        let keys = self.signing_keys(now).await?;
-        let key = keys.signer(now).ok_or(Error::NoSigningKey)?;
-        Ok(self.issuer.issue(&signing_key(key)?, user_id, role, now)?)
     }
 }
 
 fn signing_key(key: &Key) -> Result<SigningKey, Error> {
     Ok(SigningKey::from_pkcs8(key.id.to_string(), &key.private_key.0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use rand::{SeedableRng, rngs::StdRng};
+    use service_runtime::RequestKey;
+
+    use super::*;
+    use crate::{
+        store::{Credentials, Sqlite, Users},
+        user::Profile,
+    };
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    #[tokio::test]
+    async fn a_refresh_token_is_not_used_up_if_nothing_can_be_signed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(folder.path().join("user.db")).await.unwrap();
+        let clock = Clock::new(|| NOW);
+        let identifiers = Identifiers::new(clock.clone(), StdRng::seed_from_u64(7));
+        let passwords = Passwords::new(NonZeroUsize::MIN);
+        let issuer = TokenIssuer::new("chandlery.local", "chandlery");
+        let access = Access::new(store.clone(), passwords, issuer, clock, identifiers.clone());
+        let broken = PrivateKey(b"no key".to_vec());
+        store.rotate_signing_keys(identifiers.next(), broken, NOW).await.unwrap();
+
+        let id = identifiers.next();
+        let email = Email::try_from("ada@example.com".to_owned()).unwrap();
+        let profile = Profile { email, display_name: "Ada".to_owned() };
+        let password = Password::chosen("correct horse".to_owned()).unwrap();
+        let hash = access.hash(password).await.unwrap();
+        let key = RequestKey { principal: "test".to_owned(), request_id: id, fingerprint: [0; 32] };
+        store.create(key, id, profile, Some(hash.clone()), NOW).await.unwrap();
+        let token = Secret::refresh_token([1; 32], [2; 32]);
+        let session = Session::begin(id, token.refresh_digest(), NOW);
+        store.begin_session(session, hash).await.unwrap();
+
+        let failed = access.refresh(&token).await.map(drop);
+        assert!(matches!(failed, Err(Error::SigningKey(_))), "{failed:?}");
+        store.refresh(token.refresh_digest(), [0; 32], NOW).await.unwrap();
+    }
 }

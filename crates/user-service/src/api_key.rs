@@ -1,11 +1,16 @@
 //! What an API key is: the name under which a program speaks for a user, until it is
 //! revoked. The key itself is a [`Secret`](crate::secret::Secret).
 
+use std::time::Duration;
+
 use service_runtime::Timestamp;
 use uuid::Uuid;
 
-/// How many keys a user may have that are not revoked.
+/// How many valid keys a user may have.
 pub const MOST_PER_USER: i64 = 100;
+/// How long a key is kept on record that is not valid any more, for whoever wants to know
+/// what became of it.
+pub const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// What is on record of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]

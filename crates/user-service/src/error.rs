@@ -14,7 +14,7 @@ use crate::{
     ledger::BalanceLimit,
     password,
     payment::Refusal,
-    user::{self, NotOwner, RoleNotAllowed},
+    user::{self, NotOwner},
 };
 
 /// When whoever finds the queue of passwords full may try again.
@@ -32,10 +32,7 @@ pub enum Error {
     /// A customer names another user.
     #[error(transparent)]
     NotOwner(#[from] NotOwner),
-    /// Somebody sets a role who may not.
-    #[error(transparent)]
-    RoleNotAllowed(#[from] RoleNotAllowed),
-    /// A user cannot be changed as demanded.
+    /// A user, or what he signs in with, cannot be changed as demanded.
     #[error(transparent)]
     User(#[from] user::Refusal),
     /// The address or the password is wrong.
@@ -91,14 +88,17 @@ impl From<Error> for Status {
             Error::NotOwner(NotOwner(id)) => {
                 refusal_about(Code::PermissionDenied, "NOT_OWNER", message, user(id))
             }
-            Error::RoleNotAllowed(RoleNotAllowed) => {
-                refusal(Code::PermissionDenied, "NOT_ALLOWED", message)
-            }
             Error::User(user::Refusal::EtagStale(id)) => {
                 refusal_about(Code::Aborted, "ETAG_STALE", message, user(id))
             }
             Error::User(user::Refusal::PasswordWrong) => {
                 refusal(Code::PermissionDenied, "PASSWORD_WRONG", message)
+            }
+            Error::User(user::Refusal::RoleNotAllowed) => {
+                refusal(Code::PermissionDenied, "NOT_ALLOWED", message)
+            }
+            Error::User(user::Refusal::CredentialsNotAllowed(id)) => {
+                refusal_about(Code::PermissionDenied, "NOT_ALLOWED", message, user(id))
             }
             Error::SignInFailed => refusal(Code::Unauthenticated, "SIGN_IN_FAILED", message),
             Error::RefreshTokenInvalid => {

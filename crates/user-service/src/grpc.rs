@@ -5,7 +5,7 @@ mod auth;
 mod convert;
 mod users;
 
-use service_runtime::{Caller, Clock, Identifiers};
+use service_runtime::{Caller, Timestamp};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
@@ -14,16 +14,25 @@ use crate::{access::Access, error::Error, user};
 /// Serves the RPCs from a store.
 #[derive(Clone, Debug)]
 pub struct Service<S> {
-    store: S,
     access: Access<S>,
-    clock: Clock,
-    identifiers: Identifiers,
 }
 
 impl<S> Service<S> {
-    /// Serves from `store`, with these sources of time and identifiers.
-    pub fn new(store: S, access: Access<S>, clock: Clock, identifiers: Identifiers) -> Self {
-        Self { store, access, clock, identifiers }
+    /// Serves from the store of `access`, with its sources of time and identifiers.
+    pub fn new(access: Access<S>) -> Self {
+        Self { access }
+    }
+
+    fn store(&self) -> &S {
+        &self.access.store
+    }
+
+    fn now(&self) -> Timestamp {
+        self.access.clock.now()
+    }
+
+    fn new_id(&self) -> Uuid {
+        self.access.identifiers.next()
     }
 }
 

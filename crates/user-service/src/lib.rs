@@ -35,7 +35,10 @@ use proto::user::v1::{
     account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
     user_service_server::UserServiceServer,
 };
-use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
+use service_runtime::{
+    Server, Services, StartError,
+    access_token::{SigningKey, TokenKeys},
+};
 
 use access::Access;
 pub use config::Config;
@@ -58,16 +61,15 @@ pub async fn main() -> ExitCode {
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let store = Sqlite::open(&config.database_file).await?;
-    let (clock, identifiers) = (server.clock().clone(), server.identifiers().clone());
     let passwords = Passwords::new(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let access = Access::new(
-        store.clone(),
+        store,
         passwords,
         server.token_issuer(),
-        clock.clone(),
-        identifiers.clone(),
+        server.clock().clone(),
+        server.identifiers().clone(),
     );
-    let service = grpc::Service::new(store.clone(), access.clone(), clock.clone(), identifiers);
+    let service = grpc::Service::new(access.clone());
     let services = Services::default()
         .and(UserServiceServer::new(service.clone()))
         .and(AuthServiceServer::new(service.clone()))
@@ -76,21 +78,26 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
         let access = access.clone();
         move || {
             let access = access.clone();
-            Box::pin(async move { Ok(access.published_keys().await?) })
+            Box::pin(async move {
+                let keys = access.published_keys().await?;
+                Ok(keys.iter().map(SigningKey::public_key).collect())
+            })
         }
     });
-    server.serve(services, token_keys, sweep(store, access, clock)).await
+    server.serve(services, token_keys, sweep(access)).await
 }
 
 /// Makes signing keys in time, and forgets what is of no use any more.
-async fn sweep<S: Store>(store: S, access: Access<S>, clock: Clock) -> Infallible {
+async fn sweep(access: Access<impl Store>) -> Infallible {
     loop {
-        let now = clock.now();
+        let now = access.clock.now();
         if let Err(error) = access.signing_keys(now).await {
             tracing::warn!(%error, "signing keys could not be looked after; trying again");
         }
-        if let Err(error) = store.sweep(now).await {
-            tracing::warn!(%error, "the store could not be swept; trying again");
+        match access.store.sweep(now).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }

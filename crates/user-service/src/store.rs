@@ -3,7 +3,7 @@
 
 mod sqlite;
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use service_runtime::{Actor, Currency, Money, Page, Paged, RequestKey, Role, Timestamp};
 use uuid::Uuid;
@@ -16,21 +16,17 @@ use crate::{
     ledger::Entry,
     password::PasswordHash,
     payment::{ChargeRequest, Payment},
-    secret::Digest,
+    secret::{Digest, RefreshDigest},
     session::Session,
     signing::{Keys, PrivateKey},
     user::{Email, Profile, Update, User},
 };
 
-/// How long the answer of a request is remembered: longer than anybody goes on repeating
-/// one.
-pub const REQUEST_RETENTION: Duration = Duration::from_hours(7 * 24);
-
 /// All that the service keeps.
 pub trait Store: Users + Ledger + Credentials + Clone + Send + Sync + 'static {
-    /// Forgets what is of no use any more, a bounded number at once. Money that moved is
-    /// never forgotten.
-    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Forgets what is of no use any more, a bounded number at once, and says whether there
+    /// may be more. Money that moved is never forgotten.
+    fn sweep(&self, now: Timestamp) -> impl Future<Output = Result<bool, Error>> + Send;
 }
 
 /// The users.
@@ -61,6 +57,7 @@ pub trait Users {
     fn update(
         &self,
         key: RequestKey,
+        actor: Actor,
         id: Uuid,
         update: Update,
         now: Timestamp,
@@ -135,28 +132,27 @@ pub trait Credentials {
         user_id: Uuid,
     ) -> impl Future<Output = Result<Option<PasswordHash>, Error>> + Send;
 
-    /// Begins a session with its first refresh token, if its user has this password still.
+    /// Begins a session, if its user has this password still.
     fn begin_session(
         &self,
         session: Session,
         password: PasswordHash,
-        token: Digest,
-        now: Timestamp,
     ) -> impl Future<Output = Result<SignedIn, Error>> + Send;
 
-    /// [`RefreshToken::show`](crate::session::RefreshToken::show) on what is on record. If the
-    /// session goes on, then with `next`.
+    /// [`Session::show`] on what is on record. If the session goes on, then with `next`.
     fn refresh(
         &self,
-        shown: Digest,
+        shown: RefreshDigest,
         next: Digest,
         now: Timestamp,
     ) -> impl Future<Output = Result<SignedIn, Error>> + Send;
 
-    /// Puts a key on record, unless its user has too many.
+    /// Puts a key on record, if the actor is [admitted](crate::user::admit_to_credentials)
+    /// and its user has not too many.
     fn create_api_key(
         &self,
         api_key: ApiKey,
+        actor: Actor,
         digest: Digest,
     ) -> impl Future<Output = Result<ApiKey, Error>> + Send;
 

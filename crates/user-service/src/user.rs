@@ -2,13 +2,14 @@
 //! [`ledger`](crate::ledger)'s matter, and how he signs in [`access`](crate::access)'s.
 
 use serde::{Deserialize, Serialize};
-use service_runtime::{Actor, Role, Timestamp};
+use service_runtime::{Actor, Role, Timestamp, has_direction_marks};
 use uuid::Uuid;
 
 use crate::password::{NewPassword, PasswordHash};
 
 /// An e-mail address as its owner writes it: something on either side of one `@`,
-/// at most 254 characters, none of them white space or a control character.
+/// at most 254 characters, none of them white space, a control character or an invisible
+/// mark of direction.
 ///
 /// Whether mail arrives there, only mail can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,8 @@ impl TryFrom<String> for Email {
             && !domain.is_empty()
             && !domain.contains('@')
             && text.chars().count() <= 254
-            && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+            && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+            && !has_direction_marks(&text);
         if fits { Ok(Self(text)) } else { Err(InvalidEmail) }
     }
 }
@@ -113,18 +115,15 @@ pub fn admit(actor: Actor, user_id: Uuid) -> Result<(), NotOwner> {
     if actor.may_act_for(user_id) { Ok(()) } else { Err(NotOwner(user_id)) }
 }
 
-/// A role is set by somebody who is not the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("only the operator sets what a user may do; leave the role out, in update_mask too")]
-pub struct RoleNotAllowed;
-
-impl Changes {
-    /// Whether an actor may make these changes of a user who is his to change.
-    pub fn admit(&self, actor: Actor) -> Result<(), RoleNotAllowed> {
-        match (self.role, actor) {
-            (None, _) | (Some(_), Actor::Workload) => Ok(()),
-            (Some(_), Actor::Customer(_) | Actor::Staff(_)) => Err(RoleNotAllowed),
-        }
+/// Whether an actor may change what a user in this role signs in with. Staff may for
+/// customers and for itself: who could for other staff would stay in under their names once
+/// his own role is taken from him.
+pub fn admit_to_credentials(actor: Actor, user_id: Uuid, role: Role) -> Result<(), Refusal> {
+    match actor {
+        Actor::Workload => Ok(()),
+        Actor::Staff(_) if role == Role::Customer => Ok(()),
+        Actor::Customer(own) | Actor::Staff(own) if own == user_id => Ok(()),
+        Actor::Customer(_) | Actor::Staff(_) => Err(Refusal::CredentialsNotAllowed(user_id)),
     }
 }
 
@@ -137,6 +136,14 @@ pub enum Refusal {
     /// A password was to be replaced by somebody who does not know it.
     #[error("current_password is not the password of the user; send the right one")]
     PasswordWrong,
+    /// The role was to be changed by somebody who is not the operator.
+    #[error("only the operator changes what a user may do; leave the role as it is, or out")]
+    RoleNotAllowed,
+    /// What a user signs in with was to be changed by somebody who may not.
+    #[error(
+        "what user {0} signs in with is changed by that user or the operator alone; ask one of them"
+    )]
+    CredentialsNotAllowed(Uuid),
 }
 
 impl User {
@@ -145,24 +152,31 @@ impl User {
         format!("\"{}\"", self.revision)
     }
 
-    /// The user after an update; the same if it changes nothing. `password` is the one
-    /// on record.
+    /// The user after an update by an actor; the same if it changes nothing. `password` is
+    /// the one on record. What is sent back as it was read is no change, and needs no leave.
     pub fn update(
         self,
+        actor: Actor,
         update: &Update,
         password: Option<&PasswordHash>,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         self.match_etag(update.etag.as_deref())?;
-        if update.password.as_ref().is_some_and(|new| !new.proof.holds(password)) {
-            return Err(Refusal::PasswordWrong);
-        }
         let Changes { email, display_name, role } = update.changes.clone();
         let profile = Profile {
             email: email.unwrap_or_else(|| self.profile.email.clone()),
             display_name: display_name.unwrap_or_else(|| self.profile.display_name.clone()),
         };
         let role = role.unwrap_or(self.role);
+        if role != self.role && actor != Actor::Workload {
+            return Err(Refusal::RoleNotAllowed);
+        }
+        if update.password.is_some() || profile.email != self.profile.email {
+            admit_to_credentials(actor, self.id, self.role)?;
+        }
+        if update.password.as_ref().is_some_and(|new| !new.proof.holds(password)) {
+            return Err(Refusal::PasswordWrong);
+        }
         if update.password.is_none() && (&profile, role) == (&self.profile, self.role) {
             return Ok(self);
         }
@@ -191,8 +205,10 @@ impl User {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::password::Proof;
 
     #[test]
     fn an_address_has_something_on_either_side_of_one_at_sign() {
@@ -200,7 +216,9 @@ mod tests {
             assert_eq!(Email::try_from(right.to_owned()).unwrap().as_str(), right);
         }
         let long = format!("{}@example.com", "a".repeat(243));
-        for wrong in ["", "ada", "@", "@b", "a@", "a@b@c", "a @b", "a@b\n", "a\0@b", &long] {
+        for wrong in
+            ["", "ada", "@", "@b", "a@", "a@b@c", "a @b", "a@b\n", "a\0@b", "a\u{200f}@b", &long]
+        {
             assert_eq!(Email::try_from(wrong.to_owned()), Err(InvalidEmail), "{wrong:?}");
         }
     }
@@ -228,31 +246,72 @@ mod tests {
         }
     }
 
+    fn rename(name: &str) -> Changes {
+        Changes { display_name: Some(name.to_owned()), ..Changes::default() }
+    }
+
+    fn update(
+        user: User,
+        actor: Actor,
+        changes: &Changes,
+        password: Option<&NewPassword>,
+    ) -> Result<User, Refusal> {
+        let (changes, password) = (changes.clone(), password.cloned());
+        user.update(actor, &Update { etag: None, changes, password }, None, NOW)
+    }
+
     #[test]
-    fn only_the_operator_sets_a_role() {
-        let (role, name) = (Some(Role::Customer), Some("Ada".to_owned()));
-        let promotion = Changes { role, ..Changes::default() };
-        let renaming = Changes { display_name: name, ..Changes::default() };
-        let id = Uuid::from_u128(0xada);
-        assert_eq!(promotion.admit(Actor::Workload), Ok(()));
-        for actor in [Actor::Customer(id), Actor::Staff(id)] {
-            assert_eq!(promotion.admit(actor), Err(RoleNotAllowed));
-            assert_eq!(renaming.admit(actor), Ok(()));
+    fn only_the_operator_changes_a_role_and_anyone_may_send_it_back_as_it_is() {
+        let [promotion, same] =
+            [Role::Staff, Role::Customer].map(|role| Changes { role: Some(role), ..rename("Eve") });
+        let promoted = update(ada(), Actor::Workload, &promotion, None).unwrap();
+        assert_eq!(promoted.role, Role::Staff);
+        for actor in [Actor::Customer(ada().id), Actor::Staff(ada().id), Actor::Staff(Uuid::nil())]
+        {
+            assert_eq!(update(ada(), actor, &promotion, None), Err(Refusal::RoleNotAllowed));
+            let renamed = update(ada(), actor, &same, None).unwrap();
+            assert_eq!((renamed.role, renamed.revision), (Role::Customer, 2));
         }
     }
 
     #[test]
+    fn staff_changes_what_customers_sign_in_with_and_other_staff_does_not() {
+        let [own, other] = [ada().id, Uuid::from_u128(1)].map(Actor::Staff);
+        let customer = ada();
+        let staff = User { role: Role::Staff, ..ada() };
+        let email = |text: &str| Some(Email::try_from(text.to_owned()).unwrap());
+        let readdress = Changes { email: email("eve@example.com"), ..Changes::default() };
+        let as_it_is = Changes { email: email("ada@example.com"), ..rename("Countess") };
+        let hash = PasswordHash::on_record("hash".to_owned());
+        let password = NewPassword { hash, proof: Proof::NotNeeded };
+        for (changes, password) in [
+            (&readdress, None),
+            (&Changes::default(), Some(&password)),
+            (&readdress, Some(&password)),
+        ] {
+            let refused = Err(Refusal::CredentialsNotAllowed(staff.id));
+            assert_eq!(update(staff.clone(), other, changes, password), refused);
+            for (user, actor) in
+                [(&staff, own), (&staff, Actor::Workload), (&customer, other), (&customer, own)]
+            {
+                update(user.clone(), actor, changes, password).unwrap();
+            }
+        }
+        let renamed = update(staff, other, &as_it_is, None).unwrap();
+        assert_eq!(renamed.profile.display_name, "Countess");
+    }
+
+    #[test]
     fn an_update_changes_the_etag_if_it_changes_anything() {
-        let changes =
-            |name: &str| Changes { display_name: Some(name.to_owned()), ..Changes::default() };
-        let update = |name| Update { changes: changes(name), ..Update::default() };
-        let renamed = ada().update(&update("Augusta"), None, NOW).unwrap();
+        let renamed = update(ada(), Actor::Workload, &rename("Augusta"), None).unwrap();
         assert_eq!((renamed.revision, renamed.update_time), (2, NOW));
         assert_eq!(renamed.profile.email, ada().profile.email);
-        assert_eq!(ada().update(&update("Ada"), None, NOW), Ok(ada()));
+        assert_eq!(update(ada(), Actor::Workload, &rename("Ada"), None), Ok(ada()));
 
-        let stale = Update { etag: Some(ada().etag()), ..update("Ada") };
-        assert_eq!(renamed.update(&stale, None, NOW), Err(Refusal::EtagStale(ada().id)));
+        let stale =
+            Update { etag: Some(ada().etag()), changes: rename("Ada"), ..Update::default() };
+        let outcome = renamed.update(Actor::Workload, &stale, None, NOW);
+        assert_eq!(outcome, Err(Refusal::EtagStale(ada().id)));
     }
 
     #[test]

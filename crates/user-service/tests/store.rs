@@ -11,8 +11,9 @@ use std::{
 
 use futures::future::{join, join_all};
 use service_runtime::{
-    Actor, Money, Page, Paged, RequestKey, Role, Timestamp, access_token::SigningKey,
-    sqlite::OpenError,
+    Actor, Money, Page, Paged, RequestKey, Role, Timestamp,
+    access_token::SigningKey,
+    sqlite::{OpenError, REQUEST_RETENTION},
 };
 use tempfile::TempDir;
 use user_service::{
@@ -21,12 +22,12 @@ use user_service::{
     ledger::{BalanceLimit, Entry, Kind},
     password::{NewPassword, Password, PasswordHash, Passwords, Proof},
     payment::{ChargeRequest, Paid, Payment, Refusal, State},
-    secret::{Digest, Secret},
+    secret::{Digest, RefreshDigest, Secret},
     session::{REFRESH_TOKEN_LIFETIME, Session},
     signing::{NOTICE, PrivateKey, TERM},
     store::{
-        Audit, AuditedPayment, Balance, Credentials, Deposit, Ledger, REQUEST_RETENTION, Refund,
-        SignedIn, Sqlite, Store, Sum, Users,
+        Audit, AuditedPayment, Balance, Credentials, Deposit, Ledger, Refund, SignedIn, Sqlite,
+        Store, Sum, Users,
     },
     user::{self, Changes, Email, Profile, Update, User},
 };
@@ -61,8 +62,26 @@ impl<S: Store> Bank<S> {
     }
 
     async fn update(&self, request: u128, id: Uuid, update: Update) -> Result<User, Error> {
+        self.update_by(Actor::Workload, request, id, update).await
+    }
+
+    async fn update_by(
+        &self,
+        actor: Actor,
+        request: u128,
+        id: Uuid,
+        update: Update,
+    ) -> Result<User, Error> {
         let key = key(request, &format!("{:?}", update.changes));
-        self.store.update(key, id, update, self.now).await
+        self.store.update(key, actor, id, update, self.now).await
+    }
+
+    /// A new user who is staff.
+    async fn staff(&self) -> Uuid {
+        let id = self.user_with(0).await;
+        let changes = Changes { role: Some(Role::Staff), ..Changes::default() };
+        let update = Update { changes, ..Update::default() };
+        self.update(self.new_id().as_u128(), id, update).await.unwrap().id
     }
 
     async fn delete(&self, id: Uuid) -> User {
@@ -82,31 +101,45 @@ impl<S: Store> Bank<S> {
     }
 
     /// A new user, and the refresh token of a session of his.
-    async fn signed_in_user(&self) -> (User, PasswordHash, Digest) {
+    async fn signed_in_user(&self) -> (User, PasswordHash, RefreshDigest) {
         let (user, hash) = self.user_with_password("correct horse").await;
-        let token = self.new_digest();
-        let session = Session::begin(self.new_id(), user.id, self.now);
-        self.store.begin_session(session, hash.clone(), token, self.now).await.unwrap();
+        let token = self.first_token();
+        let session = Session::begin(user.id, token, self.now);
+        self.store.begin_session(session, hash.clone()).await.unwrap();
         (user, hash, token)
     }
 
+    /// The first refresh token of a session.
+    fn first_token(&self) -> RefreshDigest {
+        RefreshDigest { session: self.new_digest(), token: self.new_digest() }
+    }
+
     /// Shows a refresh token, and answers its successor.
-    async fn refresh(&self, shown: Digest) -> Result<(Digest, SignedIn), Error> {
-        let next = self.new_digest();
-        Ok((next, self.store.refresh(shown, next, self.now).await?))
+    async fn refresh(&self, shown: RefreshDigest) -> Result<(RefreshDigest, SignedIn), Error> {
+        let next = RefreshDigest { token: self.new_digest(), ..shown };
+        Ok((next, self.store.refresh(shown, next.token, self.now).await?))
     }
 
     async fn api_key(&self, user_id: Uuid) -> Result<(ApiKey, Digest), Error> {
+        self.api_key_by(Actor::Workload, user_id, None).await
+    }
+
+    async fn api_key_by(
+        &self,
+        actor: Actor,
+        user_id: Uuid,
+        expire_time: Option<Timestamp>,
+    ) -> Result<(ApiKey, Digest), Error> {
         let api_key = ApiKey {
             id: self.new_id(),
             user_id,
             display_name: "Till".to_owned(),
             create_time: self.now,
-            expire_time: None,
+            expire_time,
             revoke_time: None,
         };
         let digest = self.new_digest();
-        Ok((self.store.create_api_key(api_key, digest).await?, digest))
+        Ok((self.store.create_api_key(api_key, actor, digest).await?, digest))
     }
 
     async fn entries(&self, user_id: Uuid) -> Vec<Entry> {
@@ -344,7 +377,7 @@ async fn a_session_goes_on_token_by_token_with_the_role_of_the_day() {
     bank.now = signed_in.token_expire_time;
     let late = bank.refresh(third).await;
     assert!(matches!(late, Err(Error::RefreshTokenInvalid)), "{late:?}");
-    let unknown = bank.refresh([0; 32]).await;
+    let unknown = bank.refresh(bank.first_token()).await;
     assert!(matches!(unknown, Err(Error::RefreshTokenInvalid)), "{unknown:?}");
 }
 
@@ -359,6 +392,20 @@ async fn a_refresh_token_that_is_shown_twice_ends_its_session_and_no_other() {
     let over = bank.refresh(second).await;
     assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
     bank.refresh(other).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_used_long_ago_still_ends_its_session() {
+    let bank = bank().await;
+    let (_, _, first) = bank.signed_in_user().await;
+    let mut current = first;
+    for _ in 0..200 {
+        current = bank.refresh(current).await.unwrap().0;
+    }
+    let again = bank.refresh(first).await;
+    assert!(matches!(again, Err(Error::RefreshTokenReused(_))), "{again:?}");
+    let over = bank.refresh(current).await;
+    assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
 }
 
 #[tokio::test]
@@ -391,9 +438,9 @@ async fn a_new_password_needs_the_old_one_and_ends_all_sessions() {
 
     let over = bank.refresh(token).await;
     assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
-    let session = Session::begin(bank.new_id(), ada.id, bank.now);
     let begin = async |password| {
-        bank.store.begin_session(session, password, bank.new_digest(), bank.now).await
+        let session = Session::begin(ada.id, bank.first_token(), bank.now);
+        bank.store.begin_session(session, password).await
     };
     let late = begin(old).await;
     assert!(matches!(late, Err(Error::SignInFailed)), "{late:?}");
@@ -417,8 +464,8 @@ async fn a_password_is_found_by_address_in_any_case_until_its_user_is_deleted() 
     assert_eq!(bank.store.password(ada.id).await.unwrap(), None);
     let over = bank.refresh(token).await;
     assert!(matches!(over, Err(Error::RefreshTokenInvalid)), "{over:?}");
-    let session = Session::begin(bank.new_id(), ada.id, bank.now);
-    let gone = bank.store.begin_session(session, hash, bank.new_digest(), bank.now).await;
+    let session = Session::begin(ada.id, bank.first_token(), bank.now);
+    let gone = bank.store.begin_session(session, hash).await;
     assert!(matches!(gone, Err(Error::SignInFailed)), "{gone:?}");
 }
 
@@ -470,19 +517,83 @@ async fn an_api_key_of_another_user_is_not_there_for_a_customer() {
 }
 
 #[tokio::test]
-async fn a_user_has_100_api_keys_that_are_not_revoked_at_most() {
+async fn staff_makes_api_keys_for_itself_and_for_customers_and_not_for_other_staff() {
     let bank = bank().await;
+    let (ada, grace, eve) = (bank.user_with(0).await, bank.staff().await, bank.staff().await);
+    let create = async |actor, user_id| bank.api_key_by(actor, user_id, None).await;
+    let refused = create(Actor::Staff(eve), grace).await;
+    let not_allowed = user::Refusal::CredentialsNotAllowed(grace);
+    assert!(matches!(refused, Err(Error::User(no)) if no == not_allowed), "{refused:?}");
+    for (actor, user_id) in [
+        (Actor::Staff(eve), ada),
+        (Actor::Staff(eve), eve),
+        (Actor::Customer(ada), ada),
+        (Actor::Workload, grace),
+    ] {
+        create(actor, user_id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_update_by_staff_is_judged_by_the_role_on_record() {
+    let bank = bank().await;
+    let (ada, eve) = (bank.user_with(0).await, Actor::Staff(bank.staff().await));
+    let update = |email: &str| {
+        let email = Some(Email::try_from(email.to_owned()).unwrap());
+        Update { changes: Changes { email, ..Changes::default() }, ..Update::default() }
+    };
+    let changed = bank.update_by(eve, 1, ada, update("eve@example.com")).await.unwrap();
+    let promotion = Changes { role: Some(Role::Staff), ..Changes::default() };
+    let promotion = Update { changes: promotion, ..Update::default() };
+    let promoted = bank.update(2, ada, promotion.clone()).await.unwrap();
+    let refused = bank.update_by(eve, 3, ada, update("eva@example.com")).await;
+    let not_allowed = user::Refusal::CredentialsNotAllowed(ada);
+    assert!(matches!(refused, Err(Error::User(no)) if no == not_allowed), "{refused:?}");
+    // What is on record already is no change.
+    let same = update(changed.profile.email.as_str());
+    assert_eq!(bank.update_by(eve, 4, ada, same).await.unwrap(), promoted);
+    assert_eq!(bank.update_by(eve, 5, ada, promotion).await.unwrap(), promoted);
+}
+
+#[tokio::test]
+async fn a_user_has_100_valid_api_keys_at_most() {
+    let mut bank = bank().await;
     let ada = bank.user_with(0).await;
     let mut keys = Vec::new();
-    for _ in 0..api_key::MOST_PER_USER {
+    let soon = bank.now.saturating_add(Duration::from_secs(1));
+    keys.push(bank.api_key_by(Actor::Workload, ada, Some(soon)).await.unwrap().0);
+    for _ in 1..api_key::MOST_PER_USER {
         keys.push(bank.api_key(ada).await.unwrap().0);
     }
     let listed = bank.store.list_api_keys(ada, Page { size: 1000, after: None }).await.unwrap();
     assert_eq!(listed.rows, keys);
     let many = bank.api_key(ada).await;
     assert!(matches!(many, Err(Error::TooManyApiKeys)), "{many:?}");
-    bank.store.revoke_api_key(keys[0].id, Actor::Workload, bank.now).await.unwrap();
+    bank.store.revoke_api_key(keys[1].id, Actor::Workload, bank.now).await.unwrap();
     bank.api_key(ada).await.unwrap();
+    bank.now = soon;
+    bank.api_key(ada).await.unwrap();
+    let many = bank.api_key(ada).await;
+    assert!(matches!(many, Err(Error::TooManyApiKeys)), "{many:?}");
+}
+
+#[tokio::test]
+async fn an_api_key_is_forgotten_a_while_after_it_was_last_valid() {
+    let bank = bank().await;
+    let ada = bank.user_with(0).await;
+    let expired = bank.api_key_by(Actor::Workload, ada, Some(bank.now)).await.unwrap().0;
+    let revoked = bank.api_key(ada).await.unwrap().0;
+    let valid = bank.api_key(ada).await.unwrap().0;
+    bank.store.revoke_api_key(revoked.id, Actor::Workload, bank.now).await.unwrap();
+    let ids = async || {
+        let keys = all(async |page| bank.store.list_api_keys(ada, page).await).await;
+        keys.into_iter().map(|api_key| api_key.id).collect::<Vec<_>>()
+    };
+    let until = bank.now.saturating_add(api_key::RETENTION);
+    bank.store.sweep(until).await.unwrap();
+    assert_eq!(ids().await, [expired.id, revoked.id, valid.id]);
+    bank.store.sweep(until.saturating_add(Duration::from_micros(1))).await.unwrap();
+    assert_eq!(ids().await, [valid.id]);
 }
 
 #[tokio::test]
@@ -537,6 +648,32 @@ async fn entries_are_listed_in_the_order_in_which_they_were_made() {
     assert_eq!(bank.store.entries(ada, after).await.unwrap().rows, entries[2..]);
     assert_eq!(bank.entries(grace).await.len(), 1);
     assert_eq!(bank.entries(Uuid::nil()).await, []);
+    bank.audit().await;
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_moved_behind_the_last_collides_with_no_other_users() {
+    let bank = bank().await;
+    let (ada, grace) = (bank.user_with(50).await, bank.user_with(0).await);
+    // The next identifier after Ada's last is taken.
+    let after_the_last = Uuid::from_u128(bank.entries(ada).await[0].id.as_u128() + 1);
+    let deposit = Deposit { key: key(1, "grace"), user_id: grace, amount: euros(70) };
+    bank.store.deposit(deposit, after_the_last, bank.now).await.unwrap();
+    for (purchase, user_id) in [(1, ada), (2, grace)] {
+        let charge = ChargeRequest {
+            purchase_id: Uuid::from_u128(purchase),
+            paid: Paid { user_id, amount: euros(30) },
+            not_after: NOT_AFTER,
+        };
+        bank.store.charge(charge, Uuid::from_u128(purchase), bank.now).await.unwrap();
+    }
+    let [mut ids, of_grace] = [bank.entries(ada).await, bank.entries(grace).await]
+        .map(|entries| entries.iter().map(|entry| entry.id).collect::<Vec<_>>());
+    assert!(ids.is_sorted() && of_grace.is_sorted() && of_grace[0] == after_the_last);
+    ids.extend(of_grace);
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 4);
     bank.audit().await;
 }
 
@@ -670,6 +807,18 @@ async fn a_sweep_forgets_marks_that_are_late_and_no_money_that_moved() {
     assert_eq!(captured_and_refunded(&bank.audit().await), [(1, 10, 0), (2, 20, 20)]);
     let late = bank.charge(3, ada, 1).await;
     assert!(matches!(late, Err(Error::Refused(Refusal::TooLate))), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_sweep_says_whether_there_is_more_to_forget() {
+    let bank = bank().await;
+    join_all((1..=501).map(|purchase| bank.refund(purchase))).await;
+    let sweep = async || bank.store.sweep(FORGETTABLE).await.unwrap();
+    assert!(sweep().await);
+    assert_eq!(bank.audit().await.payments.rows.len(), 1);
+    assert!(!sweep().await);
+    assert_eq!(bank.audit().await.payments.rows, []);
+    assert!(!sweep().await);
 }
 
 #[tokio::test]

@@ -42,7 +42,6 @@ impl Judged {
 /// Judges the answer to a request that meant to call `rpc`.
 pub(super) fn judge(rpc: &Rpc, request: &Request, answer: Answer) -> Judged {
     let (outcome, fault, messages) = match answer {
-        Answer::Open => ("open".to_owned(), None, Vec::new()),
         Answer::Broken(how) => ("broken".to_owned(), Some(how), Vec::new()),
         Answer::Ended { status: None, .. } => {
             ("missing".to_owned(), Some("there is no status".to_owned()), Vec::new())

@@ -11,13 +11,12 @@ use client::SpiffeId;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Response,
-    body::Incoming,
+    body::{Frame, Incoming},
     client::conn::http2::{self, SendRequest},
     header::{HeaderName, HeaderValue},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::bytes::{Buf, Bytes, BytesMut};
-use proto::Policy;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::Status;
@@ -33,8 +32,6 @@ pub(super) const WORKLOAD: &str = "purchase-service";
 const METADATA_LIMIT: u32 = 8 << 10;
 /// Longer than any call takes that ends by itself.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// After so long in silence, a stream that may go on for ever is left.
-const SILENCE: Duration = Duration::from_millis(250);
 
 /// A service, and the workload that calls it.
 pub(super) type Line = (Service, &'static str);
@@ -79,8 +76,6 @@ pub(super) enum Answer {
         /// The messages before it.
         messages: Vec<Bytes>,
     },
-    /// A stream without an end, which was left when nothing more came.
-    Open,
     /// Half an answer, or none.
     Broken(String),
 }
@@ -126,45 +121,36 @@ impl<'a> Lines<'a> {
     }
 
     /// Sends a request and reads its answer to the end.
-    pub(super) async fn send(&self, request: &Request, policy: &Policy) -> Answer {
+    pub(super) async fn send(&self, request: &Request) -> Answer {
         let uri = format!("https://{}{}", self.shop.suite.address(request.line.0), request.path);
         let mut call = hyper::Request::new(Full::from(request.body.clone()));
         *call.method_mut() = request.method.clone();
         *call.uri_mut() = uri.parse().unwrap();
         *call.headers_mut() = request.headers.clone();
         let mut sender = self.open[&request.line].clone();
-        match timeout(patience(policy), sender.send_request(call)).await {
-            Ok(Ok(response)) => read(response, policy).await,
-            Ok(Err(error)) => Answer::Broken(format!("{error:?}")),
-            Err(_) => silent(policy),
-        }
+        let answer = async {
+            match sender.send_request(call).await {
+                Ok(response) => read(response).await,
+                Err(error) => Answer::Broken(format!("{error:?}")),
+            }
+        };
+        let silent = |_| Answer::Broken(format!("it has not ended after {PATIENCE:?}"));
+        timeout(PATIENCE, answer).await.unwrap_or_else(silent)
     }
 }
 
-fn patience(policy: &Policy) -> Duration {
-    if policy.resumable { SILENCE } else { PATIENCE }
-}
-
-fn silent(policy: &Policy) -> Answer {
-    if policy.resumable { Answer::Open } else { Answer::Broken(format!("silent for {PATIENCE:?}")) }
-}
-
-async fn read(response: Response<Incoming>, policy: &Policy) -> Answer {
+async fn read(response: Response<Incoming>) -> Answer {
     let (head, mut body) = response.into_parts();
     let mut status = Status::from_header_map(&head.headers);
     let mut content = BytesMut::new();
-    loop {
-        match timeout(patience(policy), body.frame()).await {
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => content.extend(data),
-                Err(frame) => {
-                    let trailers = frame.trailers_ref();
-                    status = status.or_else(|| trailers.and_then(Status::from_header_map));
-                }
-            },
-            Ok(Some(Err(error))) => return Answer::Broken(format!("{error:?}")),
-            Ok(None) => break,
-            Err(_) => return silent(policy),
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => content.extend(data),
+            Ok(Err(frame)) => {
+                let trailers = frame.trailers_ref();
+                status = status.or_else(|| trailers.and_then(Status::from_header_map));
+            }
+            Err(error) => return Answer::Broken(format!("{error:?}")),
         }
     }
     match messages(content.freeze()) {

@@ -1,6 +1,9 @@
 //! A live cart: edits in, the priced cart out, a purchase in the end.
 
+use std::time::Duration;
+
 use chandlery::{check::Sent, service::Service, suite::Credential};
+use futures::future::join_all;
 use proto::{
     Role,
     catalog::v1::{DeleteProductRequest, Product, RestockRequest, UpdateProductRequest},
@@ -16,10 +19,14 @@ use suite_tests::{
     shop::{Shop, euros},
     visit::{Visit, check_out, open, set},
 };
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::shop;
+
+/// How long a cart may take to show how things stand.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A visit of the operator.
 async fn visit(shop: &Shop, steps: impl IntoIterator<Item = Step>) -> Visit {
@@ -201,6 +208,81 @@ async fn a_cart_says_what_cannot_be_bought_and_becomes_a_purchase_that_fails_for
     assert_eq!((&cart.items[1], &cart.total), (&unknown, &None));
     visit.check_out(&cart.etag);
     assert_eq!(visit.purchase().await.state(), PurchaseState::Failed);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn goods_that_do_not_exist_are_all_told_of_however_many() {
+    let shop = shop().await;
+    let rope = shop.product(250, 1).await;
+    let user = shop.user(0).await;
+    let opening = open(&shop.uuid(), &user.id);
+    let mut filling = visit(&shop, [opening.clone(), set(&rope.id, 1)]).await;
+    (0..14).for_each(|_| filling.set(&shop.uuid(), 1));
+    filling.cart_where(|cart| cart.items.len() == 15).await;
+
+    let mut visit = visit(&shop, [opening]).await;
+    let is_told = |cart: &Cart| cart.items.iter().all(|it| it.problem() != Problem::CatalogAway);
+    let told = timeout(PATIENCE, visit.cart_where(is_told)).await.expect("all is told in time");
+    assert_eq!(told.items[0], item(&rope, 1, 1));
+    let absent = |item: &Item| item.problem() == Problem::ProductNotFound;
+    assert!(told.items[1..].iter().all(absent), "{told:?}");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_cart_follows_its_goods_however_many_carts_there_are() {
+    // More than a connection to the catalog has streams.
+    const CARTS: usize = 1_030;
+    let shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let user = shop.user(0).await;
+    let clients = [shop.suite.clients().unwrap(), shop.suite.clients().unwrap()];
+    let visits = (0..CARTS).map(|number| {
+        let steps = [open(&shop.uuid(), &user.id), set(&rope.id, 1)];
+        let purchases = clients[number % 2].purchases.clone();
+        async move {
+            let mut visit = Visit::begin(purchases, None, steps).await.unwrap();
+            visit.cart_where(|cart| !cart.items.is_empty()).await;
+            visit
+        }
+    });
+    let mut visits = join_all(visits).await;
+    reprice(&shop, &rope, 300).await;
+    let is_dearer = |cart: &Cart| cart.total == Some(euros(300));
+    let all = join_all(visits.iter_mut().map(|visit| visit.cart_where(is_dearer)));
+    timeout(PATIENCE, all).await.expect("all are shown the price in time");
+    drop(visits);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn of_two_customers_who_make_up_the_same_cart_one_has_it_and_the_other_is_no_owner() {
+    let shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let ada = shop.member(Role::Customer).await;
+    let eve = shop.member(Role::Customer).await;
+    for _ in 0..10 {
+        let cart_id = shop.uuid();
+        let mut visits = Vec::new();
+        for who in [&ada, &eve] {
+            let mut visit = visit_of(&shop, who, [open(&cart_id, &who.user.id)]).await;
+            assert_eq!(goods(&visit.cart().await), [], "nobody has made it yet");
+            visits.push(visit);
+        }
+        for visit in &mut visits {
+            visit.set(&rope.id, 1);
+            visit.leave();
+        }
+        let ends = visits.iter_mut().map(|visit| async {
+            while visit.view().await?.is_some() {}
+            Ok(())
+        });
+        let ends = join_all(ends).await;
+        let refused: Vec<_> =
+            ends.iter().filter_map(|end| end.as_ref().err().map(refused)).collect();
+        assert_eq!(refused, [(Code::PermissionDenied, Some("NOT_OWNER".to_owned()))], "{ends:?}");
+    }
     shop.close().await;
 }
 

@@ -1,11 +1,15 @@
 //! What staff and shoppers do with the catalog.
 
-use futures::TryStreamExt;
+use std::fs;
+
+use chandlery::service::Service;
+use futures::{TryStreamExt, stream};
 use prost_types::FieldMask;
 use proto::{
     catalog::v1::{
         BatchGetProductsRequest, DeleteProductRequest, ExportProductsRequest, GetProductRequest,
-        ListProductsRequest, Product, RestockRequest, UpdateProductRequest, WatchProductsRequest,
+        ImportProductsRequest, ListProductsRequest, Product, RestockRequest, UpdateProductRequest,
+        WatchProductsRequest,
     },
     purchase::v1::{PurchaseState, RefundPurchaseRequest},
 };
@@ -195,6 +199,72 @@ async fn a_list_holds_what_meets_its_filter_and_its_tokens_are_good_for_no_other
         let refused = catalog.list_products(request).await.unwrap_err();
         assert_eq!(violated(&refused), ["filter"]);
     }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_page_ends_early_where_a_message_could_not_carry_more() {
+    const COUNT: usize = 400;
+    let shop = shop().await;
+    let mut catalog = shop.clients.catalog.clone();
+    let anchor = shop.product_request(100, 1).product.unwrap();
+    let lines = (0..COUNT).map(move |number| {
+        let (sku, description) = (format!("ANCHOR-{number}"), "⚓".repeat(4000));
+        let product = Product { sku, description, ..anchor.clone() };
+        ImportProductsRequest { product: Some(product), initial_quantity: 1 }
+    });
+    let imported = catalog.import_products(stream::iter(lines)).await.unwrap().into_inner();
+    assert_eq!(imported.created_count, 400);
+
+    let mut request = ListProductsRequest { page_size: 1000, ..Default::default() };
+    let (mut skus, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = catalog.list_products(request.clone()).await.unwrap().into_inner();
+        skus.extend(page.products.into_iter().map(|product| product.sku));
+        pages += 1;
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    let sent: Vec<_> = (0..COUNT).map(|number| format!("ANCHOR-{number}")).collect();
+    assert_eq!((skus, pages), (sent, 2));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_watch_is_refused_a_token_from_after_the_copy_that_was_restored() {
+    let mut shop = shop().await;
+    let mut catalog = shop.clients.catalog.clone();
+    let anchor = shop.product(250, 10).await;
+    let files = ["", "-wal", "-shm"]
+        .map(|part| shop.suite.directory().join(format!("catalog-service.db{part}")));
+    shop.suite.terminate(Service::Catalog).await.unwrap();
+    let copy = files.each_ref().map(|file| fs::read(file).ok());
+    shop.suite.restart(Service::Catalog).await.unwrap();
+
+    let mut request = WatchProductsRequest::default();
+    let mut watch = catalog.watch_products(request.clone()).await.unwrap().into_inner();
+    let first = watch.try_next().await.unwrap().unwrap();
+    delete(&shop, &anchor).await;
+    let second = watch.try_next().await.unwrap().unwrap();
+    drop(watch);
+    shop.suite.terminate(Service::Catalog).await.unwrap();
+    for (file, content) in files.iter().zip(copy) {
+        match content {
+            Some(content) => fs::write(file, content).unwrap(),
+            None if file.exists() => fs::remove_file(file).unwrap(),
+            None => {}
+        }
+    }
+    shop.suite.restart(Service::Catalog).await.unwrap();
+
+    request.resume_token = second.resume_token;
+    let refused = catalog.watch_products(request.clone()).await.unwrap_err();
+    assert_eq!(violated(&refused), ["resume_token"]);
+    assert!(refused.message().contains("nothing to begin anew"), "{refused:?}");
+    request.resume_token = first.resume_token;
+    catalog.watch_products(request).await.unwrap();
     shop.close().await;
 }
 

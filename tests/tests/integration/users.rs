@@ -4,8 +4,8 @@ use prost_types::FieldMask;
 use proto::{
     Role,
     user::v1::{
-        CreateUserRequest, DeleteUserRequest, DepositRequest, GetBalanceRequest, GetUserRequest,
-        ListUsersRequest, UpdateUserRequest, User,
+        CreateApiKeyRequest, CreateUserRequest, DeleteUserRequest, DepositRequest,
+        GetBalanceRequest, GetUserRequest, ListUsersRequest, UpdateUserRequest, User,
     },
 };
 use suite_tests::{member::Member, shop::euros};
@@ -96,6 +96,18 @@ async fn only_the_operator_gives_a_role() {
             );
         }
     }
+    // What was read can be written back with another name.
+    for paths in [&["*"][..], &[]] {
+        for by in [&ada, &staff] {
+            let name = shop.uuid();
+            let read = users.get_user(signed(by, get(&ada.user.id))).await.unwrap().into_inner();
+            let renamed = User { display_name: name.clone(), ..read };
+            let request = signed(by, update(renamed, paths, shop.uuid()));
+            let changed = users.update_user(request).await.unwrap().into_inner();
+            assert_eq!((changed.display_name, changed.role), (name, ada.user.role));
+        }
+    }
+    let promoted = User { etag: String::new(), ..promoted };
     let request = update(promoted, &["role"], shop.uuid());
     assert_eq!(users.update_user(request).await.unwrap().into_inner().role(), Role::Staff);
 
@@ -112,6 +124,71 @@ async fn only_the_operator_gives_a_role() {
         ..CreateUserRequest::default()
     };
     assert_eq!(users.create_user(request).await.unwrap().into_inner().role(), Role::Customer);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn staff_does_not_change_what_other_staff_signs_in_with() {
+    let shop = shop().await;
+    let (ada, staff) = (shop.member(Role::Customer).await, shop.member(Role::Staff).await);
+    let eve = shop.member(Role::Staff).await;
+    let mut users = shop.clients.users.clone();
+    let password = |member: &Member| UpdateUserRequest {
+        user: Some(User { id: member.user.id.clone(), ..User::default() }),
+        new_password: "tr0ub4dor&3 indeed".to_owned(),
+        request_id: shop.uuid(),
+        ..UpdateUserRequest::default()
+    };
+    let email = |member: &Member| {
+        let email = format!("{}@example.com", shop.uuid());
+        let user = User { id: member.user.id.clone(), email, ..User::default() };
+        update(user, &["email"], shop.uuid())
+    };
+    for request in [password(&staff), email(&staff)] {
+        let refused_to_eve = refused(users.update_user(signed(&eve, request.clone())).await);
+        assert_eq!(refused_to_eve, denied("NOT_ALLOWED"));
+        users.update_user(request).await.unwrap();
+    }
+    for request in [password(&ada), email(&ada), email(&eve)] {
+        users.update_user(signed(&eve, request)).await.unwrap();
+    }
+
+    let mut auth = shop.clients.auth.clone();
+    let mut create = async |member: &Member| {
+        let request = CreateApiKeyRequest {
+            user_id: member.user.id.clone(),
+            display_name: "Till".to_owned(),
+            expire_time: None,
+        };
+        auth.create_api_key(signed(&eve, request)).await
+    };
+    assert_eq!(refused(create(&staff).await), denied("NOT_ALLOWED"));
+    for member in [&ada, &eve] {
+        create(member).await.unwrap();
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn whether_there_is_a_password_makes_another_request_and_which_does_not() {
+    let shop = shop().await;
+    let mut users = shop.clients.users.clone();
+    let request_id = shop.uuid();
+    let user = User {
+        email: "ada@example.com".to_owned(),
+        display_name: "Ada".to_owned(),
+        ..User::default()
+    };
+    let request = |password: &str| CreateUserRequest {
+        user: Some(user.clone()),
+        request_id: request_id.clone(),
+        password: password.to_owned(),
+    };
+    let created = users.create_user(request("correct horse")).await.unwrap().into_inner();
+    let repeated = users.create_user(request("battery staple")).await.unwrap().into_inner();
+    assert_eq!(repeated, created);
+    let reused = (Code::AlreadyExists, "REQUEST_ID_REUSED".to_owned());
+    assert_eq!(refused(users.create_user(request("")).await), reused);
     shop.close().await;
 }
 

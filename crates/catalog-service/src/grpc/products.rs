@@ -63,11 +63,11 @@ impl<S: Store> CatalogService for Service<S> {
         request: Request<pb::ListProductsRequest>,
     ) -> Result<Response<pb::ListProductsResponse>, Status> {
         let (filter, page) = convert::list_products(request.into_inner())?;
-        let products = self.store.list(&filter, page).await?;
+        let products = self.store.list(&filter, page).await?.into_messages(|product| product.id);
         let filter = filter.to_string();
         Ok(Response::new(pb::ListProductsResponse {
             next_page_token: convert::products_that_meet(&filter).token(products.next),
-            products: products.rows.into_iter().map(Into::into).collect(),
+            products: products.rows,
         }))
     }
 
@@ -123,22 +123,11 @@ impl<S: Store> CatalogService for Service<S> {
     ) -> Result<Response<Self::ExportProductsStream>, Status> {
         let after = convert::export_products(request.get_ref())?;
         let store = self.store.clone();
-        let first = Some(Page { size: BATCH.into(), after });
-        // A page is read when the one before it has been taken, so that a slow reader
-        // holds the database back and memory stays flat.
-        let pages = stream::try_unfold(first, move |page| {
+        let products = Page { size: BATCH.into(), after }.stream(move |page| {
             let store = store.clone();
-            async move {
-                let Some(page) = page else { return Ok(None) };
-                let products = store.list(&Filter::default(), page).await?;
-                let next = products.next.map(|after| Page { after: Some(after), ..page });
-                Ok::<_, Error>(Some((
-                    stream::iter(products.rows.into_iter().map(Ok::<_, Error>)),
-                    next,
-                )))
-            }
+            async move { store.list(&Filter::default(), page).await }
         });
-        let products = pages.try_flatten().map_ok(pb::Product::from).map_err(Status::from);
+        let products = products.map_ok(pb::Product::from).map_err(Status::from);
         Ok(Response::new(products.boxed()))
     }
 
@@ -149,7 +138,9 @@ impl<S: Store> CatalogService for Service<S> {
         &self,
         request: Request<pb::WatchProductsRequest>,
     ) -> Result<Response<Self::WatchProductsStream>, Status> {
-        let (ids, position, tokens) = convert::watch_products(request.get_ref())?;
+        let (database, last_change) = (self.store.identity(), self.store.last_change().await?);
+        let (ids, position, tokens) =
+            convert::watch_products(request.get_ref(), database, last_change)?;
         let watch = Watch::begin(self.store.clone(), ids, position).await?;
         // As with an export, nothing is read for a reader who does not take it.
         let changes = stream::try_unfold(watch, |mut watch| async move {

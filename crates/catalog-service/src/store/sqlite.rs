@@ -3,43 +3,59 @@
 mod products;
 mod stock;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use futures::FutureExt;
 use service_runtime::{
     Money, Timestamp,
-    sqlite::{Database, OpenError, Step},
+    sqlite::{Database, OpenError, REQUEST_RETENTION, Step, forget_requests},
 };
 use sqlx::{Row, sqlite::SqliteRow};
+use tokio::sync::Mutex;
+use uuid::Uuid;
 
-use super::{REQUEST_RETENTION, Store};
+use self::products::LastChange;
+use super::Store;
 use crate::{error::Error, stock::RETENTION};
 
-const SCHEMA: &[Step] = &[(
-    1,
-    "products and reservations",
-    include_str!("../../migrations/sqlite/0001_products_and_reservations.sql"),
-)];
+const SCHEMA: &[Step] = &[
+    (
+        1,
+        "products and reservations",
+        include_str!("../../migrations/sqlite/0001_products_and_reservations.sql"),
+    ),
+    (2, "identity", include_str!("../../migrations/sqlite/0002_identity.sql")),
+];
 
 /// How many rows of each table a sweep handles at most.
-const SWEEP: u32 = 500;
+const SWEEP: u16 = 500;
 
 /// Everything in one file.
 #[derive(Clone, Debug)]
-pub struct Sqlite(Database);
+pub struct Sqlite {
+    database: Database,
+    identity: Uuid,
+    last_change: Arc<Mutex<LastChange>>,
+}
 
 impl Sqlite {
     /// Opens the file, makes it if there is none, and brings its schema up to date.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        Database::open(path, SCHEMA).await.map(Self)
+        let path = path.as_ref();
+        let database = Database::open(path, SCHEMA).await?;
+        let identity = sqlx::query_scalar("SELECT id FROM identity");
+        let identity = database.read(async |db| identity.fetch_one(db).await).await;
+        let identity = identity.map_err(|error| OpenError::Open(path.to_owned(), error))?;
+        let last_change = Arc::new(Mutex::new(LastChange::unknown(&database)));
+        Ok(Self { database, identity, last_change })
     }
 }
 
 impl Store for Sqlite {
-    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+    async fn sweep(&self, now: Timestamp) -> Result<bool, Error> {
         let [marks, requests] = [RETENTION, REQUEST_RETENTION]
             .map(|retention| now.saturating_sub(retention).as_micros());
-        let is_due = self.0.read(async |db| {
+        let is_due = self.database.read(async |db| {
             sqlx::query_scalar::<_, bool>(
                 "SELECT EXISTS (
                      SELECT 1 FROM reservations WHERE state = 'RESERVED' AND not_after < ?
@@ -54,27 +70,18 @@ impl Store for Sqlite {
             .await
         });
         if !is_due.await? {
-            return Ok(());
+            return Ok(false);
         }
-        self.0
+        self.database
             .write(move |db| {
-                async move {
-                    stock::sweep(db, now).await?;
-                    sqlx::query(
-                        "DELETE FROM requests WHERE (principal, request_id) IN (
-                             SELECT principal, request_id FROM requests
-                             WHERE create_time < ? LIMIT ?
-                         )",
-                    )
-                    .bind(requests)
-                    .bind(SWEEP)
-                    .execute(db)
-                    .await?;
-                    Ok(())
-                }
-                .boxed()
+                async move { Ok(stock::sweep(db, now).await? | forget_requests(db, now).await?) }
+                    .boxed()
             })
             .await
+    }
+
+    fn identity(&self) -> Uuid {
+        self.identity
     }
 }
 

@@ -1,4 +1,4 @@
-//! The goods of the demonstration, and of a shop that `chandlery dev` finds empty.
+//! The goods of the demonstration, and of a new shop of `chandlery dev`.
 
 use std::collections::BTreeSet;
 

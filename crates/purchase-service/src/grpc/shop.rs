@@ -70,7 +70,7 @@ impl<S: Store> Visit<S> {
         let opening = convert::opening(steps.message().await?)?;
         purchase::admit(caller.actor(), opening.user_id).map_err(Error::from)?;
         let changes = service.changes.subscribe(opening.cart_id);
-        let shelf = Shelf::new(&service.others);
+        let shelf = Shelf::new(&service.others, opening.cart_id);
         let (cart, credit, shown) = (Cart::new(opening), None, Shown::Nothing);
         Ok(Self { service, caller, steps, opening, changes, shelf, cart, credit, shown })
     }
@@ -153,9 +153,13 @@ impl<S: Store> Visit<S> {
 
     async fn set_item(&mut self, item: Ordered) -> Result<Cart, Error> {
         let Service { store, changes, clock, .. } = &self.service;
-        let cart = store.set_cart_item(self.opening, item, clock.now()).await?;
-        changes.announce(cart.id);
-        Ok(cart)
+        let (store, opening, now) = (store.clone(), self.opening, clock.now());
+        let write = async move { store.set_cart_item(opening, item, now).await };
+        match changes.announce_after(opening.cart_id, write).await {
+            // Somebody else has made the cart meanwhile: whose it is comes first.
+            Err(Error::CartRefused(Refusal::Differs(_))) => self.read().await,
+            outcome => outcome,
+        }
     }
 
     /// Makes a purchase of the cart, or finds the one that was made of it.
@@ -174,10 +178,10 @@ impl<S: Store> Visit<S> {
             }
             let key = RequestKey::new(&self.caller, cart.id, "Shop", &order);
             let Service { store, worker, changes, clock, .. } = &self.service;
-            let draft = self.service.draft(key, order);
-            if store.check_out(cart.id, cart.version, draft, clock.now()).await?.is_some() {
+            let (store, draft, now) = (store.clone(), self.service.draft(key, order), clock.now());
+            let write = async move { store.check_out(cart.id, cart.version, draft, now).await };
+            if changes.announce_after(cart.id, write).await?.is_some() {
                 worker.notify_one();
-                changes.announce(cart.id);
             }
             // Whether it was won or lost, the record tells what the cart is now.
         }

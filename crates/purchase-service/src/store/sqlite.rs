@@ -11,7 +11,6 @@ use service_runtime::{
     sqlite::{Database, OpenError, Step},
 };
 use sqlx::{Row, sqlite::SqliteRow};
-use uuid::Uuid;
 
 use super::Store;
 use crate::{cart::RETENTION, error::Error};
@@ -51,32 +50,33 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
+    async fn sweep(&self, now: Timestamp) -> Result<bool, Error> {
         let before = now.saturating_sub(RETENTION).as_micros();
-        let abandoned = sqlx::query_as(
-            "SELECT id FROM carts WHERE purchase_id IS NULL AND update_time < ? LIMIT ?",
-        )
-        .bind(before)
-        .bind(SWEEP);
-        let abandoned: Vec<(Uuid,)> = self.0.read(async |db| abandoned.fetch_all(db).await).await?;
-        if abandoned.is_empty() {
-            return Ok(());
+        let is_due = self.0.read(async |db| {
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT 1 FROM carts WHERE purchase_id IS NULL AND update_time < ?)",
+            )
+            .bind(before)
+            .fetch_one(db)
+            .await
+        });
+        if !is_due.await? {
+            return Ok(false);
         }
         self.0
             .write(move |db| {
                 async move {
-                    for (id,) in abandoned {
-                        // It may have been taken up again since it was found.
-                        sqlx::query(
-                            "DELETE FROM carts
-                             WHERE id = ? AND purchase_id IS NULL AND update_time < ?",
-                        )
-                        .bind(id)
-                        .bind(before)
-                        .execute(&mut *db)
-                        .await?;
-                    }
-                    Ok(())
+                    let forgotten = sqlx::query(
+                        "DELETE FROM carts WHERE id IN (
+                             SELECT id FROM carts
+                             WHERE purchase_id IS NULL AND update_time < ? LIMIT ?
+                         )",
+                    )
+                    .bind(before)
+                    .bind(SWEEP)
+                    .execute(db)
+                    .await?;
+                    Ok(forgotten.rows_affected() >= SWEEP.into())
                 }
                 .boxed()
             })

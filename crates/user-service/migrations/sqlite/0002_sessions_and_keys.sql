@@ -1,21 +1,18 @@
 -- Secrets are stored as their SHA-256 alone.
 
--- The refresh tokens of a session: one that may be used, and those that were. A session
--- is over when its tokens are gone.
-CREATE TABLE refresh_tokens (
-    digest              BLOB    NOT NULL PRIMARY KEY,
-    session_id          BLOB    NOT NULL,
-    user_id             BLOB    NOT NULL REFERENCES users,
-    session_expire_time INTEGER NOT NULL,
-    expire_time         INTEGER NOT NULL,
-    is_used             INTEGER NOT NULL CHECK (is_used IN (0, 1))
+-- Whoever is signed in. A session has one refresh token that may be used; any other that
+-- tells of it was used before. It is over when its row is gone.
+CREATE TABLE sessions (
+    -- Of what all refresh tokens of the session have in common.
+    id                BLOB    NOT NULL PRIMARY KEY,
+    user_id           BLOB    NOT NULL REFERENCES users,
+    expire_time       INTEGER NOT NULL,
+    token             BLOB    NOT NULL,
+    token_expire_time INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- However two requests race, a session has one token that may be used.
-CREATE UNIQUE INDEX refresh_tokens_to_use ON refresh_tokens (session_id) WHERE is_used = 0;
-CREATE INDEX refresh_tokens_of_sessions ON refresh_tokens (session_id);
-CREATE INDEX refresh_tokens_of_users ON refresh_tokens (user_id);
-CREATE INDEX refresh_tokens_to_sweep ON refresh_tokens (expire_time);
+CREATE INDEX sessions_of_users ON sessions (user_id);
+CREATE INDEX sessions_to_sweep ON sessions (token_expire_time);
 
 CREATE TABLE api_keys (
     id           BLOB    NOT NULL PRIMARY KEY,
@@ -28,6 +25,8 @@ CREATE TABLE api_keys (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX api_keys_of_users ON api_keys (user_id, id);
+CREATE INDEX api_keys_to_sweep ON api_keys (revoke_time) WHERE revoke_time IS NOT NULL;
+CREATE INDEX expired_api_keys_to_sweep ON api_keys (expire_time) WHERE expire_time IS NOT NULL;
 
 CREATE TABLE signing_keys (
     id          BLOB    NOT NULL PRIMARY KEY,

@@ -1,7 +1,6 @@
 //! `AuthService`.
 
 use proto::user::v1::{self as pb, auth_service_server::AuthService};
-use service_runtime::PageTokens;
 use tonic::{Request, Response, Status};
 
 use super::{Service, admit, caller, convert::auth as convert};
@@ -41,11 +40,12 @@ impl<S: Store> AuthService for Service<S> {
         request: Request<pb::CreateApiKeyRequest>,
     ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
         let caller = caller(&request)?;
-        let id = self.identifiers.next();
-        let api_key = convert::create_api_key(request.into_inner(), id, self.clock.now())?;
+        let id = self.new_id();
+        let api_key = convert::create_api_key(request.into_inner(), id, self.now())?;
         admit(&caller, api_key.user_id)?;
-        let key = Secret::api_key(self.identifiers.secret());
-        let api_key = self.store.create_api_key(api_key, key.digest()).await?;
+        let key = Secret::api_key(self.access.identifiers.secret());
+        let actor = caller.actor();
+        let api_key = self.store().create_api_key(api_key, actor, key.digest()).await?;
         let api_key = Some(api_key.into());
         Ok(Response::new(pb::CreateApiKeyResponse { api_key, key: key.into_text() }))
     }
@@ -55,14 +55,13 @@ impl<S: Store> AuthService for Service<S> {
         request: Request<pb::ListApiKeysRequest>,
     ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
         let caller = caller(&request)?;
-        let (user_id, page) = convert::list_api_keys(request.get_ref())?;
+        let request = request.into_inner();
+        let (user_id, page) = convert::list_api_keys(&request)?;
         admit(&caller, user_id)?;
-        let api_keys = self.store.list_api_keys(user_id, page).await?;
-        let user_id = user_id.to_string();
-        let pages = PageTokens::new(["ListApiKeys", &user_id]);
+        let api_keys = self.store().list_api_keys(user_id, page).await?;
         Ok(Response::new(pb::ListApiKeysResponse {
+            next_page_token: convert::keys_of(&request.user_id).token(api_keys.next),
             api_keys: api_keys.rows.into_iter().map(Into::into).collect(),
-            next_page_token: pages.token(api_keys.next),
         }))
     }
 
@@ -72,7 +71,7 @@ impl<S: Store> AuthService for Service<S> {
     ) -> Result<Response<pb::ApiKey>, Status> {
         let caller = caller(&request)?;
         let id = convert::revoke_api_key(request.get_ref())?;
-        let api_key = self.store.revoke_api_key(id, caller.actor(), self.clock.now()).await?;
+        let api_key = self.store().revoke_api_key(id, caller.actor(), self.now()).await?;
         Ok(Response::new(api_key.into()))
     }
 
@@ -81,6 +80,6 @@ impl<S: Store> AuthService for Service<S> {
         _request: Request<pb::GetJsonWebKeySetRequest>,
     ) -> Result<Response<pb::GetJsonWebKeySetResponse>, Status> {
         let keys = self.access.published_keys().await?;
-        Ok(Response::new(pb::GetJsonWebKeySetResponse { keys }))
+        Ok(Response::new(convert::json_web_key_set(&keys)))
     }
 }

@@ -24,8 +24,8 @@ impl<S: Store> UserService for Service<S> {
             Some(password) => Some(self.access.hash(password).await?),
             None => None,
         };
-        let id = self.identifiers.next();
-        let user = self.store.create(key, id, profile, password, self.clock.now()).await?;
+        let id = self.new_id();
+        let user = self.store().create(key, id, profile, password, self.now()).await?;
         Ok(Response::new(user.into()))
     }
 
@@ -36,7 +36,7 @@ impl<S: Store> UserService for Service<S> {
         let caller = caller(&request)?;
         let id = convert::get_user(request.get_ref())?;
         admit(&caller, id)?;
-        let user = self.store.get(id).await?.ok_or(Error::UserNotFound(id))?;
+        let user = self.store().get(id).await?.ok_or(Error::UserNotFound(id))?;
         Ok(Response::new(user.into()))
     }
 
@@ -47,7 +47,7 @@ impl<S: Store> UserService for Service<S> {
         let request = request.into_inner();
         let pages = pages(request.show_deleted);
         let page = convert::list_users(&pages, &request)?;
-        let users = self.store.list(page, request.show_deleted).await?;
+        let users = self.store().list(page, request.show_deleted).await?;
         Ok(Response::new(pb::ListUsersResponse {
             users: users.rows.into_iter().map(Into::into).collect(),
             next_page_token: pages.token(users.next),
@@ -59,16 +59,15 @@ impl<S: Store> UserService for Service<S> {
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::User>, Status> {
         let caller = caller(&request)?;
-        let convert::Update { key, id, etag, changes, new_password, current_password } =
+        let convert::UpdateRequest { key, id, etag, changes, new_password, current_password } =
             convert::update_user(&caller, request.into_inner())?;
         admit(&caller, id)?;
-        changes.admit(caller.actor()).map_err(Error::from)?;
         let password = match new_password {
             Some(new) => Some(self.access.replace_password(id, current_password, new).await?),
             None => None,
         };
         let update = Update { etag, changes, password };
-        let user = self.store.update(key, id, update, self.clock.now()).await?;
+        let user = self.store().update(key, caller.actor(), id, update, self.now()).await?;
         Ok(Response::new(user.into()))
     }
 
@@ -79,7 +78,7 @@ impl<S: Store> UserService for Service<S> {
         let caller = caller(&request)?;
         let (id, etag) = convert::delete_user(request.into_inner())?;
         admit(&caller, id)?;
-        let user = self.store.delete(id, etag, self.clock.now()).await?;
+        let user = self.store().delete(id, etag, self.now()).await?;
         Ok(Response::new(user.into()))
     }
 }

@@ -9,11 +9,11 @@ use std::path::Path;
 use futures::FutureExt;
 use service_runtime::{
     Timestamp,
-    sqlite::{Database, OpenError, Step},
+    sqlite::{Database, OpenError, REQUEST_RETENTION, Step, forget_requests},
 };
 
-use super::{REQUEST_RETENTION, Store};
-use crate::{error::Error, payment::RETENTION};
+use super::Store;
+use crate::{api_key, error::Error, payment};
 
 const SCHEMA: &[Step] = &[
     (1, "users and ledger", include_str!("../../migrations/sqlite/0001_users_and_ledger.sql")),
@@ -21,7 +21,7 @@ const SCHEMA: &[Step] = &[
 ];
 
 /// How many rows of each table a sweep forgets at most.
-const SWEEP: u32 = 500;
+const SWEEP: u16 = 500;
 
 /// Everything in one file.
 #[derive(Clone, Debug)]
@@ -35,48 +35,38 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    async fn sweep(&self, now: Timestamp) -> Result<(), Error> {
-        let [marks, requests] = [RETENTION, REQUEST_RETENTION]
-            .map(|retention| now.saturating_sub(retention).as_micros());
+    async fn sweep(&self, now: Timestamp) -> Result<bool, Error> {
+        let [marks, requests, api_keys] =
+            [payment::RETENTION, REQUEST_RETENTION, api_key::RETENTION]
+                .map(|retention| now.saturating_sub(retention).as_micros());
         let is_due = self.0.read(async |db| {
             sqlx::query_scalar::<_, bool>(
-                "SELECT EXISTS (SELECT 1 FROM payments WHERE user_id IS NULL AND not_after < ?)
-                     OR EXISTS (SELECT 1 FROM requests WHERE create_time < ?)
-                     OR EXISTS (SELECT 1 FROM refresh_tokens WHERE expire_time <= ?)",
+                "SELECT EXISTS (SELECT 1 FROM payments WHERE user_id IS NULL AND not_after < ?1)
+                     OR EXISTS (SELECT 1 FROM requests WHERE create_time < ?2)
+                     OR EXISTS (SELECT 1 FROM sessions WHERE token_expire_time <= ?3)
+                     OR EXISTS (SELECT 1 FROM api_keys WHERE revoke_time < ?4)
+                     OR EXISTS (SELECT 1 FROM api_keys WHERE expire_time < ?4)",
             )
             .bind(marks)
             .bind(requests)
             .bind(now.as_micros())
+            .bind(api_keys)
             .fetch_one(db)
             .await
         });
         if !is_due.await? {
-            return Ok(());
+            return Ok(false);
         }
         self.0
             .write(move |db| {
                 async move {
-                    ledger::forget_marks(db, now).await?;
-                    sqlx::query(
-                        "DELETE FROM requests WHERE (principal, request_id) IN (
-                             SELECT principal, request_id FROM requests
-                             WHERE create_time < ? LIMIT ?
-                         )",
-                    )
-                    .bind(requests)
-                    .bind(SWEEP)
-                    .execute(&mut *db)
-                    .await?;
-                    sqlx::query(
-                        "DELETE FROM refresh_tokens WHERE digest IN (
-                             SELECT digest FROM refresh_tokens WHERE expire_time <= ? LIMIT ?
-                         )",
-                    )
-                    .bind(now.as_micros())
-                    .bind(SWEEP)
-                    .execute(&mut *db)
-                    .await?;
-                    Ok(())
+                    let more = [
+                        ledger::forget_marks(db, now).await?,
+                        forget_requests(db, now).await?,
+                        credentials::forget_sessions(db, now).await?,
+                        credentials::forget_api_keys(db, now).await?,
+                    ];
+                    Ok(more.contains(&true))
                 }
                 .boxed()
             })

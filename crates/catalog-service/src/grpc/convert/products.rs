@@ -211,6 +211,8 @@ pub(in crate::grpc) fn export_products(
 /// Which products to follow, from where on, and the tokens of this stream.
 pub(in crate::grpc) fn watch_products(
     request: &pb::WatchProductsRequest,
+    database: Uuid,
+    last_change: i64,
 ) -> Result<(Vec<Uuid>, Option<Position>, ResumeTokens), Status> {
     let mut fields = Fields::default();
     let watched = ids(&mut fields, &request.ids, 0).and_then(|mut ids| {
@@ -218,8 +220,10 @@ pub(in crate::grpc) fn watch_products(
         ids.sort_unstable();
         ids.dedup();
         let names: Vec<_> = ids.iter().map(Uuid::to_string).collect();
-        let tokens = ResumeTokens::new(["WatchProducts", &names.join(" ")]);
-        let place = tokens.place(&mut fields, &request.resume_token)?;
+        let database = database.to_string();
+        let tokens = ResumeTokens::new(["WatchProducts", &database, &names.join(" ")]);
+        let is_reached = |place: &[i64; 2]| place.iter().all(|change| *change <= last_change);
+        let place = tokens.place(&mut fields, &request.resume_token, is_reached)?;
         Ok((ids, place.map(|[told, begun]| Position { told, begun }), tokens))
     });
     fields.accept(|| watched)

@@ -1,7 +1,7 @@
 //! The products on `SQLite`. What becomes of one is decided by [`Product`].
 
 use futures::FutureExt;
-use service_runtime::{Page, Paged, RequestKey, Timestamp};
+use service_runtime::{Page, Paged, RequestKey, Timestamp, sqlite::Database};
 use sqlx::{FromRow, QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -24,7 +24,7 @@ impl Products for Sqlite {
         now: Timestamp,
     ) -> Result<Product, Error> {
         let product = Product::new(id, draft, now);
-        self.0
+        self.database
             .write_once(key, now, move |db| {
                 async move {
                     write(db, &product).await?;
@@ -40,7 +40,7 @@ impl Products for Sqlite {
         drafts: Vec<(Uuid, Draft)>,
         now: Timestamp,
     ) -> Result<Vec<Imported>, Error> {
-        self.0
+        self.database
             .write(move |db| {
                 async move {
                     let mut outcomes = Vec::with_capacity(drafts.len());
@@ -57,14 +57,14 @@ impl Products for Sqlite {
     async fn get(&self, id: Uuid) -> Result<Option<Product>, Error> {
         let product =
             sqlx::query_as("SELECT * FROM products WHERE id = ? AND delete_time IS NULL").bind(id);
-        self.0.read(async |db| Ok(product.fetch_optional(db).await?)).await
+        self.database.read(async |db| Ok(product.fetch_optional(db).await?)).await
     }
 
     async fn get_many(&self, ids: &[Uuid]) -> Result<Vec<Product>, Error> {
         let mut products =
             QueryBuilder::new("SELECT * FROM products WHERE delete_time IS NULL AND id IN ");
         push_ids(&mut products, ids);
-        self.0.read(async |db| Ok(products.build_query_as().fetch_all(db).await?)).await
+        self.database.read(async |db| Ok(products.build_query_as().fetch_all(db).await?)).await
     }
 
     async fn list(&self, filter: &Filter, page: Page) -> Result<Paged<Product>, Error> {
@@ -85,7 +85,7 @@ impl Products for Sqlite {
             }
         }
         products.push(" ORDER BY id LIMIT ").push_bind(page.size + 1);
-        let rows = self.0.read(async |db| products.build_query_as().fetch_all(db).await);
+        let rows = self.database.read(async |db| products.build_query_as().fetch_all(db).await);
         Ok(Paged::from_surplus(rows.await?, page.size, |product: &Product| product.id))
     }
 
@@ -96,7 +96,7 @@ impl Products for Sqlite {
         update: Update,
         now: Timestamp,
     ) -> Result<Product, Error> {
-        self.0
+        self.database
             .write_once(key, now, move |db| {
                 async move {
                     let product = on_record(db, id)
@@ -120,7 +120,7 @@ impl Products for Sqlite {
         etag: Option<String>,
         now: Timestamp,
     ) -> Result<Product, Error> {
-        self.0
+        self.database
             .write(move |db| {
                 async move {
                     let product = on_record(db, id).await?.ok_or(Error::ProductNotFound(id))?;
@@ -149,16 +149,41 @@ impl Products for Sqlite {
             push_ids(&mut changes, ids);
         }
         changes.push(" ORDER BY change LIMIT ").push_bind(limit);
-        self.0.read(async |db| Ok(changes.build_query_as().fetch_all(db).await?)).await
+        self.database.read(async |db| Ok(changes.build_query_as().fetch_all(db).await?)).await
     }
 
     async fn last_change(&self) -> Result<i64, Error> {
-        let last = sqlx::query_scalar("SELECT coalesce(max(change), 0) FROM products");
-        self.0.read(async |db| Ok(last.fetch_one(db).await?)).await
+        let mut last = self.last_change.lock().await;
+        if last.commits.has_changed().unwrap_or(true) {
+            // First, so that a commit that comes while it is read is not missed.
+            let mut commits = last.commits.clone();
+            commits.mark_unchanged();
+            let number = sqlx::query_scalar("SELECT coalesce(max(change), 0) FROM products");
+            let number = self.database.read(async |db| number.fetch_one(db).await).await?;
+            *last = LastChange { number, commits };
+        }
+        Ok(last.number)
     }
 
     fn commits(&self) -> watch::Receiver<()> {
-        self.0.commits()
+        self.database.commits()
+    }
+}
+
+/// The last change as of a commit.
+#[derive(Debug)]
+pub(super) struct LastChange {
+    number: i64,
+    /// Tells of the commits since.
+    commits: watch::Receiver<()>,
+}
+
+impl LastChange {
+    /// As of no commit yet.
+    pub(super) fn unknown(database: &Database) -> Self {
+        let mut commits = database.commits();
+        commits.mark_changed();
+        Self { number: 0, commits }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
 impl Stock for Sqlite {
     async fn restock(&self, restock: Restock, now: Timestamp) -> Result<ShelfLevel, Error> {
         let Restock { key, product_id, quantity } = restock;
-        self.0
+        self.database
             .write_once(key, now, move |db| {
                 async move {
                     let level = level(db, product_id).await?;
@@ -46,7 +46,7 @@ impl Stock for Sqlite {
     }
 
     async fn reserve(&self, request: ReserveRequest, now: Timestamp) -> Result<Reservation, Error> {
-        self.0
+        self.database
             .write(move |db| {
                 async move {
                     let current = reservation(db, request.purchase_id).await?;
@@ -66,7 +66,7 @@ impl Stock for Sqlite {
     }
 
     async fn confirm(&self, purchase_id: Uuid, now: Timestamp) -> Result<Reservation, Error> {
-        self.0
+        self.database
             .write(move |db| {
                 async move {
                     let current = reservation(db, purchase_id).await?;
@@ -78,7 +78,7 @@ impl Stock for Sqlite {
     }
 
     async fn release(&self, purchase_id: Uuid, not_after: Timestamp) -> Result<Reservation, Error> {
-        self.0
+        self.database
             .write(move |db| {
                 async move {
                     let current = reservation(db, purchase_id).await?;
@@ -90,7 +90,7 @@ impl Stock for Sqlite {
     }
 
     async fn audit(&self, page: Page) -> Result<Audit, Error> {
-        self.0
+        self.database
             .snapshot(async |db| {
                 let sums = sqlx::query(
                     "WITH held AS (
@@ -148,8 +148,9 @@ impl Stock for Sqlite {
     }
 }
 
-/// Puts goods back that were held too long, and forgets marks, a bounded number.
-pub(super) async fn sweep(db: &mut SqliteConnection, now: Timestamp) -> Result<(), Error> {
+/// Puts goods back that were held too long, and forgets marks, a bounded number, and says
+/// whether there may be more.
+pub(super) async fn sweep(db: &mut SqliteConnection, now: Timestamp) -> Result<bool, Error> {
     let due: Vec<(Uuid,)> = sqlx::query_as(
         "SELECT purchase_id FROM reservations
          WHERE (state = 'RESERVED' AND not_after < ?)
@@ -160,6 +161,7 @@ pub(super) async fn sweep(db: &mut SqliteConnection, now: Timestamp) -> Result<(
     .bind(SWEEP)
     .fetch_all(&mut *db)
     .await?;
+    let may_be_more = due.len() >= SWEEP.into();
     for (purchase_id,) in due {
         let Some(current) = reservation(db, purchase_id).await? else { continue };
         if let Some(decision) = stock::expire(&current, now) {
@@ -171,7 +173,7 @@ pub(super) async fn sweep(db: &mut SqliteConnection, now: Timestamp) -> Result<(
                 .await?;
         }
     }
-    Ok(())
+    Ok(may_be_more)
 }
 
 async fn level(db: &mut SqliteConnection, product_id: Uuid) -> Result<Option<Level>, sqlx::Error> {
@@ -246,8 +248,7 @@ async fn apply(db: &mut SqliteConnection, decision: Decision) -> Result<Reservat
         .bind(sold)
         .execute(&mut *db)
         .await?;
-        // Goods that go back to a product that is gone go nowhere, and block nothing.
-        if moved.rows_affected() == 0 && available < 0 {
+        if moved.rows_affected() == 0 {
             return Err(Refusal::OutOfStock(product_id).into());
         }
     }

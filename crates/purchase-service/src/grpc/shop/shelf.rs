@@ -12,7 +12,7 @@ use service_runtime::{Money, reason};
 use tokio::{
     sync::Notify,
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
@@ -29,6 +29,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long goods that were just read are good enough, however often they change.
 const REST: Duration = Duration::from_millis(100);
+/// How many products that do not exist are found in one reading, since the catalog names
+/// them one by one. What is not known after that is left to the next.
+const ROUNDS: u32 = 5;
 
 /// The goods of one cart.
 pub(super) struct Shelf {
@@ -41,11 +44,15 @@ pub(super) struct Shelf {
     /// back the watches of others on the same connection. It ends with the shelf.
     watch: JoinSet<()>,
     wake: Arc<Notify>,
-    rest_end: Instant,
+    last_read: Instant,
+    /// How often the goods could not be read since they last were.
+    failures: u32,
+    /// Tells carts apart whose catalog goes away at the same time.
+    spread: Uuid,
 }
 
 impl Shelf {
-    pub(super) fn new(others: &Others) -> Self {
+    pub(super) fn new(others: &Others, cart_id: Uuid) -> Self {
         Self {
             catalog: others.catalog.clone(),
             watches: others.watches.clone(),
@@ -53,7 +60,9 @@ impl Shelf {
             watched: BTreeSet::new(),
             watch: JoinSet::new(),
             wake: Arc::default(),
-            rest_end: Instant::now(),
+            last_read: Instant::now(),
+            failures: 0,
+            spread: cart_id,
         }
     }
 
@@ -64,7 +73,8 @@ impl Shelf {
         self.watch(&ids);
         self.goods.retain(|id, _| ids.contains(id));
         let read = self.ask(ids).await;
-        self.rest_end = Instant::now() + REST;
+        self.last_read = Instant::now();
+        self.failures = if read.is_ok() { 0 } else { self.failures + 1 };
         read.map_err(|status| {
             tracing::info!(code = ?status.code(), message = status.message(), "no catalog");
             Error::CatalogAway
@@ -74,7 +84,10 @@ impl Shelf {
     async fn ask(&mut self, mut ids: Vec<Uuid>) -> Result<(), Status> {
         // What does not exist never will: identifiers are not used again.
         ids.retain(|id| self.goods.get(id) != Some(&None));
+        let mut rounds = 0..ROUNDS;
         while !ids.is_empty() {
+            let unasked = || Status::unavailable("too many of the goods do not exist");
+            rounds.next().ok_or_else(unasked)?;
             let request =
                 BatchGetProductsRequest { ids: ids.iter().map(Uuid::to_string).collect() };
             let mut request = Request::new(request);
@@ -94,10 +107,14 @@ impl Shelf {
         Ok(())
     }
 
-    /// Waits until one of the goods may have changed, or the catalog is back.
+    /// Waits until one of the goods may have changed, or may be had again.
     pub(super) async fn changed(&self) {
-        sleep_until(self.rest_end).await;
-        self.wake.notified().await;
+        sleep_until(self.last_read + REST).await;
+        let retry = self.last_read + back_off(self.spread, self.failures);
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = sleep_until(retry), if self.failures > 0 => {}
+        }
     }
 
     fn watch(&mut self, ids: &[Uuid]) {
@@ -107,11 +124,11 @@ impl Shelf {
         }
         self.watch = JoinSet::new();
         // To name no product is to follow them all.
-        if let Some(first) = ids.first() {
+        if !ids.is_empty() {
             let watch = Watch {
                 catalog: self.watches.clone(),
                 ids: ids.iter().map(Uuid::to_string).collect(),
-                spread: *first,
+                spread: self.spread,
                 wake: Arc::clone(&self.wake),
             };
             self.watch.spawn(watch.run().in_current_span());
@@ -124,7 +141,6 @@ impl Shelf {
 struct Watch {
     catalog: CatalogServiceClient<Channel>,
     ids: Vec<String>,
-    /// Tells watches apart that break at the same time.
     spread: Uuid,
     wake: Arc<Notify>,
 }
@@ -138,8 +154,12 @@ impl Watch {
                 // One that is refused is not sent twice: the watch begins anew.
                 resume_token: mem::take(&mut resume_token),
             };
-            if let Ok(changes) = self.catalog.watch_products(request).await {
-                self.wake.notify_one();
+            // It may have to wait for another cart's to end, if there are very many.
+            let watching = timeout(PATIENCE, self.catalog.watch_products(request)).await;
+            // In vain or not, it is time to look: the goods of a cart without a watch are
+            // read as often as one is asked for.
+            self.wake.notify_one();
+            if let Ok(Ok(changes)) = watching {
                 let mut changes = changes.into_inner();
                 while let Ok(Some(change)) = changes.message().await {
                     (resume_token, failures) = (change.resume_token, 0);

@@ -54,21 +54,22 @@ impl Carts for Sqlite {
         self.0
             .write(move |db| {
                 async move {
-                    let as_read: Option<(i64,)> = sqlx::query_as(
-                        "SELECT 1 FROM carts
+                    // Written and not only read, so that any engine locks the row.
+                    let won = sqlx::query(
+                        "UPDATE carts SET update_time = ?
                          WHERE id = ? AND version = ? AND purchase_id IS NULL",
                     )
+                    .bind(now.as_micros())
                     .bind(cart_id)
                     .bind(version)
-                    .fetch_optional(&mut *db)
+                    .execute(&mut *db)
                     .await?;
-                    if as_read.is_none() {
+                    if won.rows_affected() == 0 {
                         return Ok(None);
                     }
                     let id = find_or_insert(db, &draft, now).await?;
-                    sqlx::query("UPDATE carts SET purchase_id = ?, update_time = ? WHERE id = ?")
+                    sqlx::query("UPDATE carts SET purchase_id = ? WHERE id = ?")
                         .bind(id)
-                        .bind(now.as_micros())
                         .bind(cart_id)
                         .execute(&mut *db)
                         .await?;

@@ -1,7 +1,9 @@
 //! Sessions and API keys.
 
 use proto::user::v1 as pb;
-use service_runtime::{Fields, Page, PageTokens, Reported, Timestamp, to_proto_timestamp};
+use service_runtime::{
+    Fields, Page, PageTokens, Reported, Timestamp, access_token::SigningKey, to_proto_timestamp,
+};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -61,16 +63,18 @@ pub(in crate::grpc) fn create_api_key(
     })
 }
 
+/// The pages of one user's keys.
+pub(in crate::grpc) fn keys_of(user_id: &str) -> PageTokens<'_> {
+    PageTokens::new(["ListApiKeys", user_id])
+}
+
 pub(in crate::grpc) fn list_api_keys(
     request: &pb::ListApiKeysRequest,
 ) -> Result<(Uuid, Page), Status> {
     let mut fields = Fields::default();
     let user_id = fields.uuid("user_id", &request.user_id);
-    let page = user_id.and_then(|user_id| {
-        let user_id = user_id.to_string();
-        let tokens = PageTokens::new(["ListApiKeys", &user_id]);
-        tokens.page(&mut fields, request.page_size, 50, &request.page_token)
-    });
+    let tokens = keys_of(&request.user_id);
+    let page = tokens.page(&mut fields, request.page_size, 50, &request.page_token);
     fields.accept(|| Ok((user_id?, page?)))
 }
 
@@ -78,6 +82,10 @@ pub(in crate::grpc) fn revoke_api_key(request: &pb::RevokeApiKeyRequest) -> Resu
     let mut fields = Fields::default();
     let id = fields.uuid("id", &request.id);
     fields.accept(|| id)
+}
+
+pub(in crate::grpc) fn json_web_key_set(keys: &[SigningKey]) -> pb::GetJsonWebKeySetResponse {
+    pb::GetJsonWebKeySetResponse { keys: keys.iter().map(SigningKey::public_key).collect() }
 }
 
 impl From<Tokens> for pb::Tokens {
@@ -104,6 +112,24 @@ impl From<ApiKey> for pb::ApiKey {
             create_time: Some(to_proto_timestamp(create_time)),
             expire_time: expire_time.map(to_proto_timestamp),
             revoke_time: revoke_time.map(to_proto_timestamp),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_with_a_list_of_keys_is_told_at_once() {
+        let request = pb::ListApiKeysRequest {
+            user_id: "nobody".to_owned(),
+            page_size: -1,
+            page_token: "nonsense".to_owned(),
+        };
+        let refused = list_api_keys(&request).unwrap_err();
+        for field in ["user_id", "page_size", "page_token"] {
+            assert!(refused.message().contains(&format!("{field}: ")), "{refused:?}");
         }
     }
 }

@@ -25,7 +25,10 @@ pub(in crate::grpc) fn create_user(
     let mut fields = Fields::default();
     let profile = profile(&mut fields, request.user);
     let password = new_password(&mut fields, "password", request.password);
-    let key = fields.request_key(caller, "CreateUser", &request.request_id, &profile);
+    // That there is a password makes another request; which one it is does not.
+    let has_password = matches!(&password, Ok(Some(_)));
+    let parameters = profile.clone().map(|profile| (profile, has_password));
+    let key = fields.request_key(caller, "CreateUser", &request.request_id, &parameters);
     fields.accept(|| Ok((key?, profile?, password?)))
 }
 
@@ -62,7 +65,7 @@ pub(in crate::grpc) fn list_users(
 
 /// A change of a user.
 #[derive(Debug)]
-pub(in crate::grpc) struct Update {
+pub(in crate::grpc) struct UpdateRequest {
     pub(in crate::grpc) key: RequestKey,
     pub(in crate::grpc) id: Uuid,
     pub(in crate::grpc) etag: Option<String>,
@@ -75,7 +78,7 @@ pub(in crate::grpc) struct Update {
 pub(in crate::grpc) fn update_user(
     caller: &Caller,
     mut request: pb::UpdateUserRequest,
-) -> Result<Update, Status> {
+) -> Result<UpdateRequest, Status> {
     let mut fields = Fields::default();
     let new_password =
         new_password(&mut fields, "new_password", mem::take(&mut request.new_password));
@@ -94,7 +97,7 @@ pub(in crate::grpc) fn update_user(
     fields.accept(|| {
         let (id, etag, changes) = update?;
         let (new_password, current_password) = (new_password?, current_password?);
-        Ok(Update { key: key?, id, etag, changes, new_password, current_password })
+        Ok(UpdateRequest { key: key?, id, etag, changes, new_password, current_password })
     })
 }
 

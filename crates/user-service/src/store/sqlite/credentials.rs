@@ -7,15 +7,15 @@ use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    Sqlite,
+    SWEEP, Sqlite,
     users::{password, role, time},
 };
 use crate::{
     api_key::{self, ApiKey},
     error::Error,
     password::PasswordHash,
-    secret::Digest,
-    session::{Decision, RefreshToken, Session},
+    secret::{Digest, RefreshDigest},
+    session::{Decision, Session},
     signing::{Key, Keys, PrivateKey},
     store::{Credentials, SignedIn},
     user::{self, Email},
@@ -55,8 +55,6 @@ impl Credentials for Sqlite {
         &self,
         session: Session,
         password: PasswordHash,
-        token: Digest,
-        now: Timestamp,
     ) -> Result<SignedIn, Error> {
         self.0
             .write(move |db| {
@@ -68,9 +66,9 @@ impl Credentials for Sqlite {
                         .fetch_optional(&mut *db)
                         .await?;
                     let role = role(&row.ok_or(Error::SignInFailed)?)?;
-                    let token_expire_time = session.token_expire_time(now);
-                    issue(db, session, token, token_expire_time).await?;
-                    Ok(SignedIn { user_id: session.user_id, role, token_expire_time })
+                    write(db, &session).await?;
+                    let Session { user_id, token_expire_time, .. } = session;
+                    Ok(SignedIn { user_id, role, token_expire_time })
                 }
                 .boxed()
             })
@@ -79,7 +77,7 @@ impl Credentials for Sqlite {
 
     async fn refresh(
         &self,
-        shown: Digest,
+        shown: RefreshDigest,
         next: Digest,
         now: Timestamp,
     ) -> Result<SignedIn, Error> {
@@ -87,16 +85,24 @@ impl Credentials for Sqlite {
         self.0.write(move |db| refresh(db, shown, next, now).boxed()).await?
     }
 
-    async fn create_api_key(&self, api_key: ApiKey, digest: Digest) -> Result<ApiKey, Error> {
+    async fn create_api_key(
+        &self,
+        api_key: ApiKey,
+        actor: Actor,
+        digest: Digest,
+    ) -> Result<ApiKey, Error> {
         self.0
             .write(move |db| {
                 async move {
                     let user_id = api_key.user_id;
-                    role_of(db, user_id).await?.ok_or(Error::UserNotFound(user_id))?;
+                    let role = role_of(db, user_id).await?.ok_or(Error::UserNotFound(user_id))?;
+                    user::admit_to_credentials(actor, user_id, role)?;
                     let (count,): (i64,) = sqlx::query_as(
-                        "SELECT count(*) FROM api_keys WHERE user_id = ? AND revoke_time IS NULL",
+                        "SELECT count(*) FROM api_keys WHERE user_id = ? AND revoke_time IS NULL
+                             AND (expire_time IS NULL OR expire_time > ?)",
                     )
                     .bind(user_id)
+                    .bind(api_key.create_time.as_micros())
                     .fetch_one(&mut *db)
                     .await?;
                     if count >= api_key::MOST_PER_USER {
@@ -226,36 +232,67 @@ impl Credentials for Sqlite {
 
 async fn refresh(
     db: &mut SqliteConnection,
-    shown: Digest,
+    shown: RefreshDigest,
     next: Digest,
     now: Timestamp,
 ) -> Result<Result<SignedIn, Error>, Error> {
-    let token: Option<RefreshToken> =
-        sqlx::query_as("SELECT * FROM refresh_tokens WHERE digest = ?")
-            .bind(shown.as_slice())
-            .fetch_optional(&mut *db)
-            .await?;
-    let Some(token) = token else { return Ok(Err(Error::RefreshTokenInvalid)) };
-    let (session, user_id) = (token.session, token.session.user_id);
-    match token.show(now) {
+    let session: Option<Session> = sqlx::query_as("SELECT * FROM sessions WHERE id = ?")
+        .bind(shown.session.as_slice())
+        .fetch_optional(&mut *db)
+        .await?;
+    let Some(session) = session else { return Ok(Err(Error::RefreshTokenInvalid)) };
+    match session.show(shown.token, next, now) {
         Decision::Refuse => Ok(Err(Error::RefreshTokenInvalid)),
         Decision::End => {
-            sqlx::query("DELETE FROM refresh_tokens WHERE session_id = ?")
-                .bind(session.id)
+            sqlx::query("DELETE FROM sessions WHERE id = ?")
+                .bind(session.id.as_slice())
                 .execute(db)
                 .await?;
-            Ok(Err(Error::RefreshTokenReused(user_id)))
+            Ok(Err(Error::RefreshTokenReused(session.user_id)))
         }
-        Decision::GoOn(token_expire_time) => {
-            sqlx::query("UPDATE refresh_tokens SET is_used = 1 WHERE digest = ?")
-                .bind(shown.as_slice())
-                .execute(&mut *db)
-                .await?;
-            issue(db, session, next, token_expire_time).await?;
+        Decision::GoOn(session) => {
+            write(db, &session).await?;
+            let Session { user_id, token_expire_time, .. } = session;
             let role = role_of(db, user_id).await?.ok_or(Error::UserNotFound(user_id))?;
             Ok(Ok(SignedIn { user_id, role, token_expire_time }))
         }
     }
+}
+
+/// Forgets sessions that nobody can go on with, a bounded number at once, and says whether
+/// there may be more.
+pub(super) async fn forget_sessions(
+    db: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let forgotten = sqlx::query(
+        "DELETE FROM sessions WHERE id IN (
+             SELECT id FROM sessions WHERE token_expire_time <= ? LIMIT ?
+         )",
+    )
+    .bind(now.as_micros())
+    .bind(SWEEP)
+    .execute(db)
+    .await?;
+    Ok(forgotten.rows_affected() >= SWEEP.into())
+}
+
+/// Forgets keys that have not been valid for long, a bounded number at once, and says
+/// whether there may be more.
+pub(super) async fn forget_api_keys(
+    db: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let forgotten = sqlx::query(
+        "DELETE FROM api_keys WHERE id IN (
+             SELECT id FROM api_keys WHERE revoke_time < ?1 OR expire_time < ?1 LIMIT ?2
+         )",
+    )
+    .bind(now.saturating_sub(api_key::RETENTION).as_micros())
+    .bind(SWEEP)
+    .execute(db)
+    .await?;
+    Ok(forgotten.rows_affected() >= SWEEP.into())
 }
 
 /// Ends all that a user is signed in with.
@@ -263,7 +300,7 @@ pub(super) async fn end_sessions(
     db: &mut SqliteConnection,
     user_id: Uuid,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM refresh_tokens WHERE user_id = ?").bind(user_id).execute(db).await?;
+    sqlx::query("DELETE FROM sessions WHERE user_id = ?").bind(user_id).execute(db).await?;
     Ok(())
 }
 
@@ -281,23 +318,20 @@ pub(super) async fn revoke_api_keys(
     Ok(())
 }
 
-/// Puts the token on record that its session goes on with.
-async fn issue(
-    db: &mut SqliteConnection,
-    session: Session,
-    token: Digest,
-    expire_time: Timestamp,
-) -> Result<(), sqlx::Error> {
+/// Puts a session on record, whether new or not.
+async fn write(db: &mut SqliteConnection, session: &Session) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO refresh_tokens (
-             digest, session_id, user_id, session_expire_time, expire_time, is_used
-         ) VALUES (?, ?, ?, ?, ?, 0)",
+        "INSERT INTO sessions (id, user_id, expire_time, token, token_expire_time)
+         VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET
+             token = excluded.token,
+             token_expire_time = excluded.token_expire_time",
     )
-    .bind(token.as_slice())
-    .bind(session.id)
+    .bind(session.id.as_slice())
     .bind(session.user_id)
     .bind(session.expire_time.as_micros())
-    .bind(expire_time.as_micros())
+    .bind(session.token.as_slice())
+    .bind(session.token_expire_time.as_micros())
     .execute(db)
     .await?;
     Ok(())
@@ -319,16 +353,19 @@ async fn signing_keys(db: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
     Ok(keys.into_iter().collect())
 }
 
-impl FromRow<'_, SqliteRow> for RefreshToken {
+fn digest(row: &SqliteRow, column: &str) -> Result<Digest, sqlx::Error> {
+    let digest = row.try_get::<&[u8], _>(column)?.try_into();
+    digest.map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+impl FromRow<'_, SqliteRow> for Session {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            session: Session {
-                id: row.try_get("session_id")?,
-                user_id: row.try_get("user_id")?,
-                expire_time: Timestamp::from_micros(row.try_get("session_expire_time")?),
-            },
+            id: digest(row, "id")?,
+            user_id: row.try_get("user_id")?,
             expire_time: Timestamp::from_micros(row.try_get("expire_time")?),
-            is_used: row.try_get("is_used")?,
+            token: digest(row, "token")?,
+            token_expire_time: Timestamp::from_micros(row.try_get("token_expire_time")?),
         })
     }
 }

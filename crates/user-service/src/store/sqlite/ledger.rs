@@ -167,11 +167,12 @@ async fn audit(db: &mut SqliteConnection, page: Page) -> Result<Audit, Error> {
     })
 }
 
-/// Forgets marks whose time is over, a bounded number at once.
+/// Forgets marks whose time is over, a bounded number at once, and says whether there may
+/// be more.
 pub(super) async fn forget_marks(
     db: &mut SqliteConnection,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let due: Vec<Payment> =
         sqlx::query_as("SELECT * FROM payments WHERE user_id IS NULL AND not_after < ? LIMIT ?")
             .bind(now.saturating_sub(RETENTION).as_micros())
@@ -184,7 +185,7 @@ pub(super) async fn forget_marks(
             .execute(&mut *db)
             .await?;
     }
-    Ok(())
+    Ok(due.len() >= SWEEP.into())
 }
 
 /// What a user can spend, in minor units; none if there is no such user.
@@ -282,7 +283,7 @@ async fn post(
     transfer: Transfer,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let transfer_id = after_the_last(db, transfer_id, transfer).await?;
+    let transfer_id = after_the_last(db, transfer_id).await?;
     for Posting { account, amount } in transfer.postings() {
         let (owner, user_id) = account_code(account);
         sqlx::query(
@@ -328,23 +329,12 @@ async fn post(
     Ok(())
 }
 
-/// The identifier of a transfer, moved behind the last one of its user if it was drawn
-/// before that: who reads on after the last entry that he saw must miss none.
-async fn after_the_last(
-    db: &mut SqliteConnection,
-    transfer_id: Uuid,
-    transfer: Transfer,
-) -> Result<Uuid, sqlx::Error> {
-    let Transfer { from, to, .. } = transfer;
-    let ((Account::User(user_id), _) | (_, Account::User(user_id))) = (from, to) else {
-        return Ok(transfer_id);
-    };
-    let (last,): (Option<Uuid>,) = sqlx::query_as(
-        "SELECT max(transfer_id) FROM postings WHERE owner = 'USER' AND user_id = ?",
-    )
-    .bind(user_id)
-    .fetch_one(db)
-    .await?;
+/// The identifier of a transfer, moved behind the last of all if it was drawn before that:
+/// who reads on after the last entry that he saw must miss none, and a place between two
+/// may be taken.
+async fn after_the_last(db: &mut SqliteConnection, transfer_id: Uuid) -> Result<Uuid, sqlx::Error> {
+    let (last,): (Option<Uuid>,) =
+        sqlx::query_as("SELECT max(transfer_id) FROM postings").fetch_one(db).await?;
     let successor = last.map(|last| Uuid::from_u128(last.as_u128().saturating_add(1)));
     Ok(successor.map_or(transfer_id, |successor| transfer_id.max(successor)))
 }

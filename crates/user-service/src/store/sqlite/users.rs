@@ -1,7 +1,7 @@
 //! The users on `SQLite`. What becomes of one is decided by [`User`].
 
 use futures::FutureExt;
-use service_runtime::{Page, Paged, RequestKey, Role, Timestamp};
+use service_runtime::{Actor, Page, Paged, RequestKey, Role, Timestamp};
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
@@ -73,6 +73,7 @@ impl Users for Sqlite {
     async fn update(
         &self,
         key: RequestKey,
+        actor: Actor,
         id: Uuid,
         update: Update,
         now: Timestamp,
@@ -84,7 +85,7 @@ impl Users for Sqlite {
                         .await?
                         .filter(|(user, _)| user.delete_time.is_none())
                         .ok_or(Error::UserNotFound(id))?;
-                    let user = user.update(&update, password.as_ref(), now)?;
+                    let user = user.update(actor, &update, password.as_ref(), now)?;
                     let password = match update.password {
                         Some(new) => {
                             credentials::end_sessions(db, id).await?;
