@@ -7,12 +7,17 @@ mod layout;
 mod rpc;
 
 use std::{
+    ffi::OsStr,
     future::ready,
     io::{self, Write},
     path::PathBuf,
     time::Duration,
 };
 
+use clap::{
+    Arg, Command,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
 use client::{Channel, Identity};
 use futures::{Stream, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION, uri::PathAndQuery};
@@ -39,7 +44,8 @@ Messages are in the JSON mapping of Protobuf; fields may also be named as in the
 Several answers are written one per line.
 
 Exit status:
-  0 OK; 64 wrong usage or wrong JSON; 69 UNAVAILABLE, or not to be reached;
+  0 OK; 64 wrong usage, wrong JSON, or a certificate that cannot be used; 69 UNAVAILABLE,
+  or not to be reached; 70 an answer has no JSON form; 71 the answers cannot be written;
   100 and the code for any other status: 103 INVALID_ARGUMENT, 104 DEADLINE_EXCEEDED,
   105 NOT_FOUND, 107 PERMISSION_DENIED, 116 UNAUTHENTICATED, ...";
 
@@ -76,7 +82,13 @@ pub struct Args {
     service: Option<Service>,
 
     /// The workload to call as, by its certificate
-    #[arg(long = "as", value_name = "WORKLOAD", default_value = "chandlery")]
+    #[arg(
+        long = "as",
+        value_name = "WORKLOAD",
+        default_value = certs::WORKLOADS[0],
+        value_parser = WorkloadParser,
+        hide_possible_values = true
+    )]
     workload: String,
 
     /// The access token of the user to call for
@@ -166,8 +178,8 @@ async fn exchange(
     request: Request<impl Stream<Item = DynamicMessage> + Send + 'static>,
 ) -> Result<(), Failure> {
     let method = &rpc.method;
-    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-    let path = PathAndQuery::try_from(path).map_err(|error| Status::internal(error.to_string()))?;
+    let path = PathAndQuery::try_from(format!("/{}", rpc.full_name()))
+        .map_err(|error| Status::internal(error.to_string()))?;
     let codec = Codec { answer: method.output() };
     let mut answers = Grpc::new(channel).streaming(request, path, codec).await?.into_inner();
     while let Some(answer) = answers.message().await? {
@@ -228,6 +240,27 @@ impl Args {
 /// The exit status of a call that ended with this code.
 pub(crate) fn exit_status(code: Code) -> u8 {
     u8::try_from(i32::from(code)).map_or(u8::MAX, |code| 100_u8.saturating_add(code))
+}
+
+/// Takes the name of any workload, and offers those of the suite for completion.
+#[derive(Clone, Debug)]
+struct WorkloadParser;
+
+impl TypedValueParser for WorkloadParser {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        name: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, name)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(certs::WORKLOADS.into_iter().map(PossibleValue::new)))
+    }
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, &'static str> {

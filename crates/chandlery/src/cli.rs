@@ -52,10 +52,15 @@ Examples:
   source <(chandlery completions bash)      completes all of it, names of RPCs included
 
 Exit status:
-  0 well; 1 an invariant does not hold, or nothing was killed; 64 wrong usage;
-  69 a service is away or cannot be reached
+  0 well; 1 an invariant does not hold, or nothing was killed; 64 wrong usage, or
+  certificates that cannot be made or used; 69 a service is away, cannot be reached, or
+  refuses the certificate; 70 a service, or a process of one, did not do as it should;
+  71 the operating system refuses a file, a folder or a thread; 75 not now, try again;
+  130 and 143 cut short by SIGINT and SIGTERM, of which `dev` takes the first as its
+  end, with 0. `call` has more, and its --help lists them.
 
-Also user-service, catalog-service and purchase-service: --help of each lists its variables.";
+Also user-service, catalog-service and purchase-service: --help of each lists its
+variables, and 78 says that they cannot be used.";
 
 /// A ship chandler's shop of three gRPC services that survives kill -9
 #[derive(Debug, Parser)]
@@ -273,6 +278,18 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_lists_every_exit_status() {
+        let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signalled);
+        let statuses = [BROKEN, USAGE, UNAVAILABLE, SOFTWARE, OS, TRY_AGAIN];
+        let help = Cli::command().render_long_help().to_string();
+        let (_, listed) = help.split_once("Exit status:").unwrap();
+        for status in statuses.into_iter().chain(signals).map(|status| status.to_string()) {
+            let mut words = listed.split(|it: char| !it.is_ascii_alphanumeric());
+            assert!(words.any(|word| word == status), "{status}: {listed}");
+        }
     }
 
     #[test]

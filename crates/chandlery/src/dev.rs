@@ -160,17 +160,13 @@ async fn keep_all(
 
     Endpoints::withdraw(folder).map_err(failed(folder))?;
     let mut suite = Suite::prepare(options)?;
-    // Whoever was called there before is found there again.
-    if let Ok(last) = Endpoints::read_last(folder) {
-        suite.place(&last);
-    }
     let kept = async { open(&mut suite, folder, greeting, jitter, terminal).await?.run().await };
     let outcome = tokio::select! {
         outcome = kept => outcome.map(|never| match never {}),
         _ = interrupts.next() => Ok(()),
     };
     Endpoints::withdraw(folder).map_err(failed(folder))?;
-    outcome.and(end(suite, interrupts, terminal).await)
+    end(outcome, suite, interrupts, terminal).await
 }
 
 /// Makes the folder if it is missing. It will hold keys and passwords: it is for the one
@@ -183,7 +179,8 @@ fn make(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Starts the services, fills the shop if it never was filled to the end, and tells where all that is.
+/// Starts the services, fills the shop if it never was filled to the end, and tells where
+/// all that is.
 async fn open<'a>(
     suite: &'a mut Suite,
     folder: &'a Path,
@@ -193,6 +190,11 @@ async fn open<'a>(
 ) -> Result<Keeper<'a>, Failure> {
     let begin = Instant::now();
     terminal.line(format_args!("{} on {}", style("Chandlery").bold(), folder.display()));
+    // Whoever was called there before is found there again.
+    let last = Endpoints::read_last(folder).ok();
+    if let Some(last) = &last {
+        suite.place(last);
+    }
     suite.launch().await?;
     let clients = suite.clients()?;
     let filled = folder.join(FILLED_FILE);
@@ -207,42 +209,61 @@ async fn open<'a>(
         let address = endpoints.of(service).grpc;
         terminal.line(format_args!("  {service:16}  {address}  process {process_id}"));
     }
+    if let Some(last) = &last {
+        tell_moves(last, &endpoints, terminal);
+    }
     terminal.line(format_args!("  serving over mutual TLS after {}", seconds(begin.elapsed())));
     terminal.line(greeting.at(&endpoints));
     Ok(Keeper::new(suite, folder, terminal))
 }
 
+/// Tells whoever has noted the address of a service that it is another one now.
+fn tell_moves(last: &Endpoints, endpoints: &Endpoints, terminal: &Terminal) {
+    for service in Service::ALL {
+        let (last, now) = (last.of(service), endpoints.of(service));
+        for (from, to) in [(last.grpc, now.grpc), (last.health, now.health)] {
+            if from != to {
+                terminal.line(format_args!("  {service} has moved to {to}, since {from} is taken"));
+            }
+        }
+    }
+}
+
 /// Drains the services that run here, callers before those they call, unless a second
-/// signal comes.
+/// signal comes. Keeps silent about it after a failure, which is what there is to say.
 async fn end(
+    outcome: Result<(), Failure>,
     mut suite: Suite,
     interrupts: &mut Interrupts,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
-    tokio::select! {
-        outcome = drain(&mut suite, terminal) => Ok(outcome?),
+    let begin = Instant::now();
+    let drained = tokio::select! {
+        drained = drain(&mut suite) => drained.map_err(Failure::from),
         kind = interrupts.next() => Err(Failure::Killed(kind)),
+    };
+    outcome?;
+    if drained? {
+        terminal.line(format_args!("Drained and ended in {}", seconds(begin.elapsed())));
     }
+    Ok(())
 }
 
-async fn drain(suite: &mut Suite, terminal: &Terminal) -> Result<(), suite::Error> {
-    let begin = Instant::now();
-    let mut outcome = Ok(());
+/// Whether there was a service to drain. Those that had not begun to serve are none.
+async fn drain(suite: &mut Suite) -> Result<bool, suite::Error> {
+    let mut outcome = Ok(false);
     for service in Service::ALL.into_iter().rev() {
         if suite.process_id(service).is_none() {
             continue;
         }
         let ended = match suite.terminate(service).await {
-            Ok(status) if is_clean(status) => Ok(()),
+            Ok(status) if is_clean(status) => Ok(status.success()),
             Ok(status) => {
                 Err(suite::Error::Unclean { service, status, log: suite.log_tail(service) })
             }
             Err(error) => Err(error),
         };
-        outcome = outcome.and(ended);
-    }
-    if outcome.is_ok() {
-        terminal.line(format_args!("Drained and ended in {}", seconds(begin.elapsed())));
+        outcome = outcome.and_then(|before| Ok(ended? || before));
     }
     outcome
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use chandlery::{
+    certs,
     service::Service,
     suite::{Options, Suite},
 };
@@ -280,6 +281,7 @@ fn what_cannot_be_called_is_refused_before_anything_is_called() {
         (&["GetProduct", "--timeout", "1e300"], "at most those of a year"),
         (&["GetProduct", "-H", "no colon"], "a colon follows"),
         (&["GetProduct", "--token", ""], "it is empty"),
+        (&["GetProduct", "--target", "static:///127.0.0.1:1", "--as", "fork"], "fork.crt"),
     ] {
         let (status, problem) = call(directory.path(), arguments).refusal();
         assert_eq!(status, 64, "{problem}");
@@ -308,12 +310,17 @@ fn every_shell_knows_the_rpcs_and_no_hidden_subcommand() {
 }
 
 #[test]
-fn bash_completes_every_rpc() {
+fn bash_completes_every_name_of_an_rpc_and_the_workloads() {
     let script = script("bash");
-    let complete = |word: &str| {
+    // The word that a line ends with, which may be empty.
+    let complete = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let [.., previous, word] = words[..] else { panic!("{line}") };
         let script = format!(
-            "{script}\nCOMP_WORDS=(chandlery call {word:?}); COMP_CWORD=2\n\
-             _chandlery chandlery {word:?} call; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+            "{script}\nCOMP_WORDS=({line}{quotes}); COMP_CWORD={cursor}\n\
+             _chandlery chandlery {word:?} {previous}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            quotes = if word.is_empty() { "''" } else { "" },
+            cursor = words.len() - 1,
         );
         match Command::new("bash").args(["--norc", "-c", &script]).output() {
             Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
@@ -321,12 +328,23 @@ fn bash_completes_every_rpc() {
             Err(error) => panic!("{error}"),
         }
     };
-    let Some(all) = complete("") else {
+    let Some(all) = complete("chandlery call ") else {
         println!("bash is not installed here");
         return;
     };
     for rpc in rpcs() {
         assert!(all.lines().any(|word| word == rpc), "{rpc}: {all}");
     }
-    assert_eq!(complete("CatalogService/Get").unwrap(), "CatalogService/GetProduct\n");
+    for (word, expected) in [
+        ("GetProd", "GetProduct\n"),
+        ("CatalogService/Get", "CatalogService/GetProduct\n"),
+        (
+            "chandlery.catalog.v1.CatalogService/Get",
+            "chandlery.catalog.v1.CatalogService/GetProduct\n",
+        ),
+    ] {
+        assert_eq!(complete(&format!("chandlery call {word}")).unwrap(), expected);
+    }
+    let workloads = complete("chandlery call ListProducts --as ").unwrap();
+    assert_eq!(workloads.lines().collect::<Vec<_>>(), certs::WORKLOADS);
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
@@ -65,6 +65,13 @@ impl Dev {
                 return lines;
             }
         }
+    }
+
+    /// How it ends by itself, and the rest of what it says.
+    fn wait(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.story.read_to_string(&mut rest).unwrap();
+        (self.process.wait().unwrap(), rest)
     }
 
     fn end(mut self, signal: Signal) -> ExitStatus {
@@ -197,6 +204,14 @@ async fn one_service_is_run_elsewhere_and_given_back() {
     suite.read_until("catalog-service serves again");
     assert!(has_products(&clients).await);
 
+    // One that has lost its service gives it back, and says nothing of a drain.
+    let mut only = Dev::begin(folder.path(), &["--only", "catalog-service"]);
+    let lines = only.read_until("catalog-service is run here now");
+    kill_process(process_id(lines.last().unwrap()), Signal::KILL).unwrap();
+    let (status, rest) = only.wait();
+    assert_eq!((status.code(), rest.as_str()), (Some(70), ""));
+    suite.read_until("catalog-service serves again");
+
     // One that the others have left does not go on alone.
     let mut only = Dev::begin(folder.path(), &["--only", "user-service"]);
     only.read_until("user-service is run here now");
@@ -241,6 +256,18 @@ fn a_second_one_on_the_same_folder_is_refused() {
 }
 
 #[test]
+fn a_database_that_cannot_be_read_ends_it_with_nothing_said_of_a_drain() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(data(folder.path())).unwrap();
+    fs::write(data(folder.path()).join("user-service.db"), "no database".repeat(100)).unwrap();
+    let Output { status, stdout, stderr } = dev(folder.path(), &[]).output().unwrap();
+    let problem = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(70), "{problem}");
+    assert!(problem.contains("user-service ended before it served"), "{problem}");
+    assert_eq!(String::from_utf8(stdout).unwrap(), "Chandlery on .chandlery\n");
+}
+
+#[test]
 fn a_port_that_somebody_took_meanwhile_is_replaced_and_no_other() {
     let folder = TempDir::new().unwrap();
     let (dev, _) = Dev::start(folder.path());
@@ -248,9 +275,12 @@ fn a_port_that_somebody_took_meanwhile_is_replaced_and_no_other() {
     assert!(dev.end(Signal::TERM).success());
 
     let _taken = TcpListener::bind(before.catalog_service.grpc).unwrap();
-    let (_dev, _) = Dev::start(folder.path());
+    let (_dev, greeting) = Dev::start(folder.path());
     let after = Endpoints::read(&data(folder.path())).unwrap();
     assert_ne!(after.catalog_service.grpc, before.catalog_service.grpc);
+    let (from, to) = (before.catalog_service.grpc, after.catalog_service.grpc);
+    let moved = format!("  catalog-service has moved to {to}, since {from} is taken\n");
+    assert_eq!(greeting.iter().filter(|line| line.contains("moved")).collect::<Vec<_>>(), [&moved]);
     assert_eq!(after.catalog_service.health, before.catalog_service.health);
     assert_eq!(after.user_service, before.user_service);
     assert_eq!(after.purchase_service, before.purchase_service);

@@ -29,6 +29,16 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// may have and less than this is refused in words, and not by closing the stream.
 const HEADER_LIST_LIMIT: u32 = 64 << 10;
 
+/// How many bytes a caller may send ahead of what is read, on one stream and on all.
+///
+/// h2 closes a connection on which too many small frames wait to be read: each counts
+/// for what it lacks of 256 bytes, and half the window of the connection is the most.
+/// Callers that send a frame per message come there long before the window of a stream
+/// as large as the connection's would hold them back. So that is a small part of it:
+/// dozens of streams may be full of frames of 60 bytes, or three of frames of one.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// How connections and calls learn that the server drains.
 #[derive(Clone, Default)]
 pub(crate) struct Drain {
@@ -126,6 +136,8 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(1024)
             .max_header_list_size(HEADER_LIST_LIMIT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .serve_connection(TokioIo::new(stream), service)

@@ -98,7 +98,7 @@ impl Fields {
                 self.refuse(field, format!("has {count} characters; send {least} to {most}"))
             );
         }
-        if *characters.start() > 0 && text.trim().is_empty() {
+        if *characters.start() > 0 && text.chars().all(is_blank) {
             return Err(self.refuse(field, "is blank; send something to read"));
         }
         if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
@@ -211,6 +211,14 @@ impl Fields {
             Err(_) => Err(self.refuse("page_size", "is negative; send zero or more")),
         }
     }
+}
+
+/// White space, and what takes no space at all: soft hyphens, joiners, byte order marks
+/// and tags.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+        || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
 /// Whether text holds invisible marks of direction, which show it in another order than it
@@ -328,5 +336,15 @@ mod tests {
                 prop_assert_eq!(written.nanos, nanos / 1_000 * 1_000);
             }
         }
+    }
+
+    #[test]
+    fn text_that_shows_nothing_is_blank() {
+        for blank in [" \t", "\u{200b}", "\u{feff}\u{ad}", "\u{e0001}"] {
+            let mut fields = Fields::default();
+            assert_eq!(fields.text("name", blank.to_owned(), 1..=9), Err(Reported), "{blank:?}");
+        }
+        let joined = "\u{1f468}\u{200d}\u{1f373}".to_owned();
+        assert_eq!(Fields::default().text("name", joined.clone(), 1..=9), Ok(joined));
     }
 }

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod fields;
 mod framing;
+mod health;
 mod money;
 mod page;
 mod program;

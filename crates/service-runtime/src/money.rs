@@ -19,7 +19,9 @@ impl Currency {
 
 /// A currency code that is not three capital letters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an ISO 4217 code; send three capital letters, for example \"EUR\"")]
+#[error(
+    "{0:?} is no currency code; send the three capital letters of ISO 4217, for example \"EUR\""
+)]
 pub struct InvalidCurrency(String);
 
 impl FromStr for Currency {

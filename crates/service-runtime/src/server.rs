@@ -8,11 +8,11 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, t
 use client::{Channel, Identity, SpiffeId, Target};
 use http::Request;
 use proto::Policies;
-use tokio::{net::TcpListener, time};
+use tokio::{net::TcpListener, sync::watch, time};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, server::NamedService, service::Routes};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     access_token::{Realm, TokenIssuer, TokenKeys, Verifier},
     call::Rules,
     connection::{Drain, accept, serve_caller, serve_probe},
+    health::Health,
     sqlite,
 };
 
@@ -144,7 +145,8 @@ impl Server {
         background: impl Future<Output = Infallible>,
     ) -> Result<(), StartError> {
         let Services { mut routes, names } = services;
-        let (mut reporter, health) = tonic_health::server::health_reporter();
+        let (serving_status, is_serving) = watch::channel(false);
+        let health = HealthServer::new(Health::new(&names, is_serving));
         if self.config.reflection_enabled {
             routes = reflect(routes, &names)?;
         }
@@ -173,14 +175,14 @@ impl Server {
             serve_probe(stream, Routes::new(health.clone()))
         });
 
-        set_status(&mut reporter, &names, ServingStatus::Serving).await;
+        serving_status.send_replace(true);
         let serving = async {
             tokio::select! {
                 never = accepting => match never {},
                 // The listener closes when this has ended.
                 () = async {
                     self.shutdown.cancelled().await;
-                    set_status(&mut reporter, &names, ServingStatus::NotServing).await;
+                    serving_status.send_replace(false);
                     time::sleep(self.config.drain_delay).await;
                 } => {}
             }
@@ -231,6 +233,8 @@ fn reflect(routes: Routes, names: &[&str]) -> Result<Routes, StartError> {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // What errors carry, so that whoever reflects can read it.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("grpc.health.v1.Health");
         names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
@@ -243,11 +247,4 @@ async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!(%address, "listening, as {variable} says");
     Ok(listener)
-}
-
-async fn set_status(reporter: &mut HealthReporter, names: &[&str], status: ServingStatus) {
-    // The empty name is the server as a whole.
-    for name in names.iter().chain(&[""]) {
-        reporter.set_service_status(*name, status).await;
-    }
 }

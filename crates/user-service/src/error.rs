@@ -24,7 +24,7 @@ const PASSWORD_RETRY_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such user.
-    #[error("there is no user {0}; ListUsers tells which there are")]
+    #[error("there is no user {0}; send the id that SignIn or CreateUser answered")]
     UserNotFound(Uuid),
     /// The address belongs to another user.
     #[error("another user has the address; choose another")]

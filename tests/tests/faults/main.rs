@@ -29,7 +29,7 @@ use suite_tests::{
     shop::{Shop, printed_seed},
     visit::{Visit, check_out, open, set},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_chandlery-suite");
 

@@ -8,10 +8,14 @@ use std::{
 
 use chandlery::service::Service;
 use futures::{StreamExt, TryStreamExt, future::join, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use prost::Message;
 use proto::{
     catalog::v1::{
-        ExportProductsRequest, ImportProductsRequest, ListProductsRequest, Product, RestockRequest,
-        WatchProductsRequest, catalog_service_client::CatalogServiceClient,
+        ExportProductsRequest, ImportProductsRequest, ImportProductsResponse, ListProductsRequest,
+        Product, RestockRequest, WatchProductsRequest,
+        catalog_service_client::CatalogServiceClient,
     },
     purchase::v1::{PurchaseState, RefundPurchaseRequest, WatchPurchaseRequest},
 };
@@ -20,7 +24,12 @@ use suite_tests::{
     usage::Usage,
 };
 use tokio::time::{sleep, timeout};
-use tonic::{Code, Request};
+use tonic::{
+    Code, Request, Status,
+    body::Body,
+    codegen::{Bytes, http},
+};
+use tower::{Service as _, ServiceExt};
 
 use crate::shop;
 
@@ -46,6 +55,35 @@ async fn import(shop: &Shop, lines: impl Iterator<Item = ImportProductsRequest> 
     let mut catalog = shop.clients.catalog.clone();
     let imported = catalog.import_products(stream::iter(lines)).await.unwrap().into_inner();
     assert_eq!(imported.refused_count, 0);
+}
+
+/// Go and Python send a frame of HTTP/2 for every message. h2 counts small ones that
+/// wait to be read, and closes the connection when they are too many.
+#[tokio::test]
+async fn an_import_in_a_burst_of_small_frames_is_held_back_and_not_cut_off() {
+    const COUNT: usize = 20_000;
+    let shop = shop().await;
+    let frames = stream::iter((0..COUNT).map(|number| {
+        let product = Product { sku: format!("S-{number}"), ..Product::default() };
+        let message = ImportProductsRequest { product: Some(product), initial_quantity: 1 };
+        let message = message.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let frame = [&[0][..], &length, &message].concat();
+        Ok::<_, Status>(Frame::data(Bytes::from(frame)))
+    }));
+    let request = http::Request::post("/chandlery.catalog.v1.CatalogService/ImportProducts")
+        .header("content-type", "application/grpc")
+        .body(Body::new(StreamBody::new(frames)))
+        .unwrap();
+    let mut channel = shop.raw_channel(Service::Catalog).await;
+    let answer = channel.ready().await.unwrap().call(request).await.unwrap();
+    let answer = answer.into_body().collect().await.unwrap();
+    let status = Status::from_header_map(answer.trailers().unwrap()).unwrap();
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+    let answer = answer.to_bytes();
+    let summary = ImportProductsResponse::decode(&answer[5..]).unwrap();
+    assert_eq!(summary.refused_count, i64::try_from(COUNT).unwrap(), "they have no name");
+    shop.close().await;
 }
 
 #[tokio::test]

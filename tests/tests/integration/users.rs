@@ -96,12 +96,14 @@ async fn only_the_operator_gives_a_role() {
             );
         }
     }
-    // What was read can be written back with another name.
-    for paths in [&["*"][..], &[]] {
+    // What was read can be written back with another name, with the role or without.
+    for (paths, role) in
+        [(&["*"][..], Role::Customer), (&["*"], Role::Unspecified), (&[], Role::Customer)]
+    {
         for by in [&ada, &staff] {
             let name = shop.uuid();
             let read = users.get_user(signed(by, get(&ada.user.id))).await.unwrap().into_inner();
-            let renamed = User { display_name: name.clone(), ..read };
+            let renamed = User { display_name: name.clone(), role: role.into(), ..read };
             let request = signed(by, update(renamed, paths, shop.uuid()));
             let changed = users.update_user(request).await.unwrap().into_inner();
             assert_eq!((changed.display_name, changed.role), (name, ada.user.role));

@@ -35,8 +35,8 @@ static RPCS: LazyLock<Vec<Rpc>> = LazyLock::new(|| {
 /// One RPC.
 #[derive(Debug)]
 pub(super) struct Rpc {
-    /// `Service/Method`, which no two RPCs share.
-    name: String,
+    /// `package.Service/Method`, which ends with the shorter names.
+    full_name: String,
     /// What it does, in a few words.
     summary: String,
     pub(super) method: MethodDescriptor,
@@ -44,8 +44,25 @@ pub(super) struct Rpc {
 
 impl Rpc {
     fn new(method: MethodDescriptor) -> Self {
-        let name = format!("{}/{}", method.parent_service().name(), method.name());
-        Self { name, summary: summary(&method), method }
+        let full_name = format!("{}/{}", method.parent_service().full_name(), method.name());
+        Self { full_name, summary: summary(&method), method }
+    }
+
+    /// `package.Service/Method`.
+    pub(super) fn full_name(&self) -> &str {
+        &self.full_name
+    }
+
+    /// `Service/Method`, which no two RPCs share.
+    fn name(&self) -> &str {
+        self.full_name.rsplit_once('.').map_or(&self.full_name, |(_package, name)| name)
+    }
+
+    /// What it may be called, the shortest first: `Method` only if no other RPC is meant
+    /// by that.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let method = Some(self.method.name()).filter(|name| Self::find(name).is_ok());
+        method.into_iter().chain([self.name(), self.full_name()])
     }
 
     /// The RPC that is meant: `Service/Method`, `Method` or the full name, with a slash
@@ -60,7 +77,7 @@ impl Rpc {
             [rpc] => Ok(rpc),
             [] => Err(format!("no RPC is called {name:?}; did you mean {}?", nearest(&asked))),
             ref several => {
-                let names: Vec<_> = several.iter().map(|rpc| rpc.name.as_str()).collect();
+                let names: Vec<_> = several.iter().map(|rpc| rpc.name()).collect();
                 Err(format!("{name:?} may be {}; say which", names.join(" or ")))
             }
         }
@@ -73,12 +90,12 @@ fn nearest(asked: &str) -> String {
     let method = segments.next().unwrap_or_default();
     let service = segments.next();
     let likeness = |rpc: &Rpc| match service {
-        Some(service) => jaro_winkler(&format!("{service}/{method}"), &rpc.name),
+        Some(service) => jaro_winkler(&format!("{service}/{method}"), rpc.name()),
         None => jaro_winkler(method, rpc.method.name()),
     };
     let mut rpcs: Vec<_> = RPCS.iter().collect();
     rpcs.sort_by(|one, other| likeness(other).total_cmp(&likeness(one)));
-    let names: Vec<_> = rpcs.into_iter().take(PROPOSALS).map(|rpc| rpc.name.as_str()).collect();
+    let names: Vec<_> = rpcs.into_iter().take(PROPOSALS).map(Rpc::name).collect();
     names.join(", ")
 }
 
@@ -100,7 +117,7 @@ pub(super) fn message(full_name: &str) -> Option<MessageDescriptor> {
     POOL.as_ref().ok()?.get_message_by_name(full_name)
 }
 
-/// Reads the name of an RPC, and offers all of them for completion.
+/// Reads the name of an RPC, and offers those of all for completion.
 #[derive(Clone, Debug)]
 pub(super) struct Parser;
 
@@ -118,8 +135,10 @@ impl TypedValueParser for Parser {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let value = |rpc: &'static Rpc| PossibleValue::new(&*rpc.name).help(&*rpc.summary);
-        Some(Box::new(RPCS.iter().map(value)))
+        let values = |rpc: &'static Rpc| {
+            rpc.names().map(|name| PossibleValue::new(name).help(&*rpc.summary))
+        };
+        Some(Box::new(RPCS.iter().flat_map(values)))
     }
 }
 
@@ -140,10 +159,10 @@ mod tests {
 
     #[test]
     fn every_rpc_has_a_name_of_its_own_and_those_of_the_contract_a_summary() {
-        let names: HashSet<_> = RPCS.iter().map(|rpc| &rpc.name).collect();
+        let names: HashSet<_> = RPCS.iter().map(Rpc::name).collect();
         assert_eq!(names.len(), RPCS.len());
         for rpc in RPCS.iter().filter(|rpc| rpc.method.full_name().starts_with("chandlery.")) {
-            assert_ne!(rpc.summary, "", "{}", rpc.name);
+            assert_ne!(rpc.summary, "", "{}", rpc.name());
         }
         assert_eq!(Rpc::find("GetProduct").unwrap().summary, "Reads a product");
     }
@@ -162,7 +181,9 @@ mod tests {
             assert_eq!(found, Ok("chandlery.catalog.v1.CatalogService.GetProduct"), "{name}");
         }
         for rpc in RPCS.iter() {
-            assert_eq!(full_name(&rpc.name), Ok(rpc.method.full_name()));
+            for name in rpc.names() {
+                assert_eq!(full_name(name), Ok(rpc.method.full_name()), "{name}");
+            }
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) async fn run(
         }
         _ = interrupts.next() => Ok(()),
     };
-    outcome.and(end(suite, interrupts, terminal).await)
+    end(outcome, suite, interrupts, terminal).await
 }
 
 async fn serve(

@@ -108,12 +108,18 @@ fn update(
     let mut user = fields.present("user", request.user)?;
     let id = fields.uuid("user.id", &user.id);
     let etag = fields.etag("user.etag", mem::take(&mut user.etag));
+    // Nobody can be without a role, so that a whole user may come without one.
+    let is_whole = request.update_mask.as_ref().is_some_and(|mask| mask.paths == ["*"]);
+    let keeps_role = is_whole && user.role == 0;
     let names = fields.update_mask(request.update_mask, &CHANGEABLE, |name| match name {
         "email" => !user.email.is_empty(),
         "display_name" => !user.display_name.is_empty(),
         _ => user.role != 0,
     });
-    let changes = names.and_then(|names| changes(fields, user, &names));
+    let changes = names.and_then(|mut names| {
+        names.retain(|name| !(keeps_role && *name == "role"));
+        changes(fields, user, &names)
+    });
     Ok((id?, etag?, changes?))
 }
 
