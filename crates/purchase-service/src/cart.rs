@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(as_opened(Actor::Staff(OTHER), opening()), Ok(()));
         let mine = Opening { user_id: OTHER, ..opening() };
         assert_eq!(as_opened(Actor::Customer(OTHER), mine), Err(Refusal::NotOwner(cart.id)));
-        assert_eq!(as_opened(Actor::Workload, mine), Err(Refusal::Differs(cart.id)));
+        assert_eq!(as_opened(Actor::Operator, mine), Err(Refusal::Differs(cart.id)));
         let dollars = Opening { currency: currency("USD"), ..opening() };
         assert_eq!(as_opened(Actor::Customer(OWN), dollars), Err(Refusal::Differs(cart.id)));
     }

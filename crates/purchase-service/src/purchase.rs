@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(admit(Actor::Customer(own), own), Ok(()));
         assert_eq!(admit(Actor::Customer(own), other), Err(NotOwner(other)));
         assert_eq!(admit(Actor::Staff(own), other), Ok(()));
-        assert_eq!(admit(Actor::Workload, other), Ok(()));
+        assert_eq!(admit(Actor::Operator, other), Ok(()));
     }
 
     #[test]

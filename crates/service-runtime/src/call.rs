@@ -27,12 +27,10 @@ use tracing::{Instrument, Span};
 use crate::{
     Caller, EndUser,
     access_token::{self, Verifier},
+    caller::OPERATOR,
     connection::Drain,
     error, framing, telemetry, to_proto_role,
 };
-
-/// The workload that needs no end user.
-const OPERATOR: &str = "chandlery";
 
 /// Who may call what.
 #[derive(Debug)]

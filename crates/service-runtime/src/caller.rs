@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 use crate::Timestamp;
 
+/// The workload of the operator, the command line.
+pub(crate) const OPERATOR: &str = "chandlery";
+
 /// What an end user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,6 +57,7 @@ impl Caller {
     /// demands one.
     pub fn actor(&self) -> Actor {
         match self.user {
+            None if self.workload.workload() == OPERATOR => Actor::Operator,
             None => Actor::Workload,
             Some(EndUser { id, role: Role::Customer, .. }) => Actor::Customer(id),
             Some(EndUser { id, role: Role::Staff, .. }) => Actor::Staff(id),
@@ -73,8 +77,9 @@ impl Caller {
 /// On whose behalf a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// The workload itself. Where the contract demands an end user, it is the
-    /// operator.
+    /// The operator, whom the contract lets go without an end user.
+    Operator,
+    /// Any other workload itself. It gets where the contract demands no end user.
     Workload,
     /// A customer.
     Customer(Uuid),
@@ -86,7 +91,8 @@ impl Actor {
     /// Whether what belongs to this user is the actor's to see and change.
     pub fn may_act_for(self, user_id: Uuid) -> bool {
         match self {
-            Self::Workload | Self::Staff(_) => true,
+            Self::Operator | Self::Staff(_) => true,
+            Self::Workload => false,
             Self::Customer(own) => own == user_id,
         }
     }
@@ -94,7 +100,7 @@ impl Actor {
     /// Whether the actor is this very user.
     pub fn is_user(self, user_id: Uuid) -> bool {
         match self {
-            Self::Workload => false,
+            Self::Operator | Self::Workload => false,
             Self::Customer(own) | Self::Staff(own) => own == user_id,
         }
     }
@@ -110,6 +116,7 @@ mod tests {
         assert!(Actor::Customer(own).may_act_for(own));
         assert!(!Actor::Customer(own).may_act_for(other));
         assert!(Actor::Staff(own).may_act_for(other) && !Actor::Staff(own).is_user(other));
-        assert!(Actor::Workload.may_act_for(own) && !Actor::Workload.is_user(own));
+        assert!(Actor::Operator.may_act_for(own) && !Actor::Operator.is_user(own));
+        assert!(!Actor::Workload.may_act_for(own) && !Actor::Workload.is_user(own));
     }
 }

@@ -120,10 +120,10 @@ pub fn admit(actor: Actor, user_id: Uuid) -> Result<(), NotOwner> {
 /// his own role is taken from him.
 pub fn admit_to_credentials(actor: Actor, user_id: Uuid, role: Role) -> Result<(), Refusal> {
     match actor {
-        Actor::Workload => Ok(()),
+        Actor::Operator => Ok(()),
         Actor::Staff(_) if role == Role::Customer => Ok(()),
         Actor::Customer(own) | Actor::Staff(own) if own == user_id => Ok(()),
-        Actor::Customer(_) | Actor::Staff(_) => Err(Refusal::CredentialsNotAllowed(user_id)),
+        Actor::Workload | Actor::Customer(_) | Actor::Staff(_) => Err(Refusal::CredentialsNotAllowed(user_id)),
     }
 }
 
@@ -168,7 +168,7 @@ impl User {
             display_name: display_name.unwrap_or_else(|| self.profile.display_name.clone()),
         };
         let role = role.unwrap_or(self.role);
-        if role != self.role && actor != Actor::Workload {
+        if role != self.role && actor != Actor::Operator {
             return Err(Refusal::RoleNotAllowed);
         }
         if update.password.is_some() || profile.email != self.profile.email {
@@ -264,7 +264,7 @@ mod tests {
     fn only_the_operator_changes_a_role_and_anyone_may_send_it_back_as_it_is() {
         let [promotion, same] =
             [Role::Staff, Role::Customer].map(|role| Changes { role: Some(role), ..rename("Eve") });
-        let promoted = update(ada(), Actor::Workload, &promotion, None).unwrap();
+        let promoted = update(ada(), Actor::Operator, &promotion, None).unwrap();
         assert_eq!(promoted.role, Role::Staff);
         for actor in [Actor::Customer(ada().id), Actor::Staff(ada().id), Actor::Staff(Uuid::nil())]
         {
@@ -292,7 +292,7 @@ mod tests {
             let refused = Err(Refusal::CredentialsNotAllowed(staff.id));
             assert_eq!(update(staff.clone(), other, changes, password), refused);
             for (user, actor) in
-                [(&staff, own), (&staff, Actor::Workload), (&customer, other), (&customer, own)]
+                [(&staff, own), (&staff, Actor::Operator), (&customer, other), (&customer, own)]
             {
                 update(user.clone(), actor, changes, password).unwrap();
             }
@@ -303,14 +303,14 @@ mod tests {
 
     #[test]
     fn an_update_changes_the_etag_if_it_changes_anything() {
-        let renamed = update(ada(), Actor::Workload, &rename("Augusta"), None).unwrap();
+        let renamed = update(ada(), Actor::Operator, &rename("Augusta"), None).unwrap();
         assert_eq!((renamed.revision, renamed.update_time), (2, NOW));
         assert_eq!(renamed.profile.email, ada().profile.email);
-        assert_eq!(update(ada(), Actor::Workload, &rename("Ada"), None), Ok(ada()));
+        assert_eq!(update(ada(), Actor::Operator, &rename("Ada"), None), Ok(ada()));
 
         let stale =
             Update { etag: Some(ada().etag()), changes: rename("Ada"), ..Update::default() };
-        let outcome = renamed.update(Actor::Workload, &stale, None, NOW);
+        let outcome = renamed.update(Actor::Operator, &stale, None, NOW);
         assert_eq!(outcome, Err(Refusal::EtagStale(ada().id)));
     }
 

@@ -62,7 +62,7 @@ impl<S: Store> Bank<S> {
     }
 
     async fn update(&self, request: u128, id: Uuid, update: Update) -> Result<User, Error> {
-        self.update_by(Actor::Workload, request, id, update).await
+        self.update_by(Actor::Operator, request, id, update).await
     }
 
     async fn update_by(
@@ -121,7 +121,7 @@ impl<S: Store> Bank<S> {
     }
 
     async fn api_key(&self, user_id: Uuid) -> Result<(ApiKey, Digest), Error> {
-        self.api_key_by(Actor::Workload, user_id, None).await
+        self.api_key_by(Actor::Operator, user_id, None).await
     }
 
     async fn api_key_by(
@@ -528,7 +528,7 @@ async fn staff_makes_api_keys_for_itself_and_for_customers_and_not_for_other_sta
         (Actor::Staff(eve), ada),
         (Actor::Staff(eve), eve),
         (Actor::Customer(ada), ada),
-        (Actor::Workload, grace),
+        (Actor::Operator, grace),
     ] {
         create(actor, user_id).await.unwrap();
     }
@@ -561,7 +561,7 @@ async fn a_user_has_100_valid_api_keys_at_most() {
     let ada = bank.user_with(0).await;
     let mut keys = Vec::new();
     let soon = bank.now.saturating_add(Duration::from_secs(1));
-    keys.push(bank.api_key_by(Actor::Workload, ada, Some(soon)).await.unwrap().0);
+    keys.push(bank.api_key_by(Actor::Operator, ada, Some(soon)).await.unwrap().0);
     for _ in 1..api_key::MOST_PER_USER {
         keys.push(bank.api_key(ada).await.unwrap().0);
     }
@@ -569,7 +569,7 @@ async fn a_user_has_100_valid_api_keys_at_most() {
     assert_eq!(listed.rows, keys);
     let many = bank.api_key(ada).await;
     assert!(matches!(many, Err(Error::TooManyApiKeys)), "{many:?}");
-    bank.store.revoke_api_key(keys[1].id, Actor::Workload, bank.now).await.unwrap();
+    bank.store.revoke_api_key(keys[1].id, Actor::Operator, bank.now).await.unwrap();
     bank.api_key(ada).await.unwrap();
     bank.now = soon;
     bank.api_key(ada).await.unwrap();
@@ -581,10 +581,10 @@ async fn a_user_has_100_valid_api_keys_at_most() {
 async fn an_api_key_is_forgotten_a_while_after_it_was_last_valid() {
     let bank = bank().await;
     let ada = bank.user_with(0).await;
-    let expired = bank.api_key_by(Actor::Workload, ada, Some(bank.now)).await.unwrap().0;
+    let expired = bank.api_key_by(Actor::Operator, ada, Some(bank.now)).await.unwrap().0;
     let revoked = bank.api_key(ada).await.unwrap().0;
     let valid = bank.api_key(ada).await.unwrap().0;
-    bank.store.revoke_api_key(revoked.id, Actor::Workload, bank.now).await.unwrap();
+    bank.store.revoke_api_key(revoked.id, Actor::Operator, bank.now).await.unwrap();
     let ids = async || {
         let keys = all(async |page| bank.store.list_api_keys(ada, page).await).await;
         keys.into_iter().map(|api_key| api_key.id).collect::<Vec<_>>()
