@@ -123,7 +123,9 @@ pub fn admit_to_credentials(actor: Actor, user_id: Uuid, role: Role) -> Result<(
         Actor::Operator => Ok(()),
         Actor::Staff(_) if role == Role::Customer => Ok(()),
         Actor::Customer(own) | Actor::Staff(own) if own == user_id => Ok(()),
-        Actor::Workload | Actor::Customer(_) | Actor::Staff(_) => Err(Refusal::CredentialsNotAllowed(user_id)),
+        Actor::Workload | Actor::Customer(_) | Actor::Staff(_) => {
+            Err(Refusal::CredentialsNotAllowed(user_id))
+        }
     }
 }
 

@@ -70,6 +70,7 @@ fn a_service_refuses_to_start_as_another_in_no_namespace_or_on_what_is_no_databa
     std::fs::write(&database, "Call me Ishmael. ".repeat(1_000)).unwrap();
     let variables = [
         ("DATABASE_FILE", database.to_str().unwrap()),
+        ("USER_SERVICE_TARGET", "static:///127.0.0.1:50051"),
         ("TLS_CERTIFICATE_FILE", &certificate),
         ("TLS_PRIVATE_KEY_FILE", &key),
         ("TLS_TRUST_BUNDLE_FILE", &path("ca.crt")),
