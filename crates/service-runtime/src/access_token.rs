@@ -318,6 +318,8 @@ pub(crate) fn expired() -> Status {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
@@ -395,6 +397,34 @@ mod tests {
             String::new(),
         ] {
             assert_eq!(reason(&verifier(&own, NOW), &bad).await, "TOKEN_INVALID", "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_as_a_token_proves_nothing(
+            text in prop_oneof![
+                "\\PC{0,60}",
+                "[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4}",
+            ],
+            place in any::<prop::sample::Index>(),
+            letter in "[A-Za-z0-9_.-]",
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            runtime.unwrap().block_on(async {
+                let key = key("a", 1);
+                let verifier = verifier(&key, NOW);
+                let good = TokenIssuer(realm()).issue(&key, Uuid::nil(), Role::Staff, NOW).unwrap().0;
+                let mut forged = good.clone();
+                let place = place.index(good.len());
+                forged.replace_range(place..=place, &letter);
+                for text in [text, forged].into_iter().filter(|text| *text != good) {
+                    let Ok(value) = format!("Bearer {text}").parse() else { continue };
+                    let headers = [(http::header::AUTHORIZATION, value)].into_iter().collect();
+                    let refused = verifier.verify(&Token::of(&headers).unwrap()).await.unwrap_err();
+                    assert_eq!(crate::reason(&refused).as_deref(), Some("TOKEN_INVALID"), "{text}");
+                }
+            });
         }
     }
 
