@@ -15,6 +15,13 @@ pub enum Error {
     /// There is no such product.
     #[error("there is no product {0}; ListProducts tells which there are")]
     ProductNotFound(Uuid),
+    /// Some of the products that were asked for at once do not exist.
+    #[error(
+        "{} of the products do not exist, {} first; ListProducts tells which there are",
+        .0.len(),
+        .0.first().copied().unwrap_or_default()
+    )]
+    ProductsNotFound(Vec<Uuid>),
     /// The SKU belongs to another product.
     #[error("another product has the SKU {}; choose another or update that one", .0.as_str())]
     SkuTaken(Sku),
@@ -40,6 +47,10 @@ impl From<Error> for Status {
         };
         match error {
             Error::ProductNotFound(id) => about(Code::NotFound, "PRODUCT_NOT_FOUND", id),
+            Error::ProductsNotFound(ids) => {
+                let ids = [("product_ids", listed(&ids))];
+                refusal_about(Code::NotFound, "PRODUCT_NOT_FOUND", message, ids)
+            }
             Error::SkuTaken(sku) => {
                 let sku = [("sku", sku.as_str().to_owned())];
                 refusal_about(Code::AlreadyExists, "SKU_TAKEN", message, sku)
@@ -58,6 +69,10 @@ impl From<Error> for Status {
             Error::Storage(error) => sqlite::status(&error),
         }
     }
+}
+
+fn listed(ids: &[Uuid]) -> String {
+    ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn reason(refusal: Refusal) -> &'static str {

@@ -136,7 +136,7 @@ async fn a_deleted_product_is_sold_no_more_and_what_was_sold_can_be_given_back()
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_in_its_own_order_or_names_what_is_missing() {
+async fn a_batch_is_answered_in_its_own_order_or_names_all_that_is_missing() {
     let shop = shop().await;
     let mut catalog = shop.clients.catalog.clone();
     let (anchor, rope) = (shop.product(250, 10).await, shop.product(100, 5).await);
@@ -150,8 +150,9 @@ async fn a_batch_is_answered_in_its_own_order_or_names_what_is_missing() {
     let (one, other) = (shop.uuid(), shop.uuid());
     let request = batch(&[&rope.id, &other, &one]);
     let missing = catalog.batch_get_products(request).await.unwrap_err();
-    let expected = (Code::NotFound, "PRODUCT_NOT_FOUND".to_owned(), Some(other.clone()));
-    assert_eq!(refused(&missing, "product_id"), expected);
+    let both = format!("{other},{one}");
+    let expected = (Code::NotFound, "PRODUCT_NOT_FOUND".to_owned(), Some(both));
+    assert_eq!(refused(&missing, "product_ids"), expected);
     assert!(missing.message().contains(&other), "{missing:?}");
 
     for (request, field) in [

@@ -50,12 +50,13 @@ impl<S: Store> CatalogService for Service<S> {
         let ids = convert::batch_get_products(request.get_ref())?;
         let found = self.store.get_many(&ids).await?;
         let found: HashMap<_, _> = found.into_iter().map(|product| (product.id, product)).collect();
+        let absent: Vec<_> = ids.iter().copied().filter(|id| !found.contains_key(id)).collect();
+        if !absent.is_empty() {
+            return Err(Error::ProductsNotFound(absent).into());
+        }
         // A product that is named twice is answered twice: the answer goes by the request.
-        let products = ids
-            .iter()
-            .map(|id| found.get(id).cloned().map(Into::into).ok_or(Error::ProductNotFound(*id)));
-        let products = products.collect::<Result<_, _>>()?;
-        Ok(Response::new(pb::BatchGetProductsResponse { products }))
+        let products = ids.iter().filter_map(|id| found.get(id).cloned().map(Into::into));
+        Ok(Response::new(pb::BatchGetProductsResponse { products: products.collect() }))
     }
 
     async fn list_products(

@@ -29,10 +29,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long goods that were just read are good enough, however often they change.
 const REST: Duration = Duration::from_millis(100);
-/// How many products that do not exist are found in one reading, since the catalog names
-/// them one by one. What is not known after that is left to the next.
-const ROUNDS: u32 = 5;
-
 /// The goods of one cart.
 pub(super) struct Shelf {
     catalog: CatalogServiceClient<Channel>,
@@ -84,27 +80,30 @@ impl Shelf {
     async fn ask(&mut self, mut ids: Vec<Uuid>) -> Result<(), Status> {
         // What does not exist never will: identifiers are not used again.
         ids.retain(|id| self.goods.get(id) != Some(&None));
-        let mut rounds = 0..ROUNDS;
-        while !ids.is_empty() {
-            let unasked = || Status::unavailable("too many of the goods do not exist");
-            rounds.next().ok_or_else(unasked)?;
-            let request =
-                BatchGetProductsRequest { ids: ids.iter().map(Uuid::to_string).collect() };
-            let mut request = Request::new(request);
-            request.set_timeout(PATIENCE);
-            match self.catalog.batch_get_products(request).await {
-                Ok(answer) => {
-                    self.goods.extend(answer.into_inner().products.into_iter().filter_map(good));
-                    break;
-                }
-                Err(status) => {
-                    let absent = absent(&status).filter(|id| ids.contains(id)).ok_or(status)?;
-                    self.goods.insert(absent, None);
-                    ids.retain(|id| *id != absent);
-                }
-            }
+        if ids.is_empty() {
+            return Ok(());
         }
+        let products = match self.batch_get(&ids).await {
+            Err(status) => {
+                let absent = absent(&status).ok_or(status)?;
+                ids.retain(|id| !absent.contains(id));
+                self.goods.extend(absent.into_iter().map(|id| (id, None)));
+                if ids.is_empty() {
+                    return Ok(());
+                }
+                self.batch_get(&ids).await?
+            }
+            Ok(products) => products,
+        };
+        self.goods.extend(products.into_iter().filter_map(good));
         Ok(())
+    }
+
+    async fn batch_get(&mut self, ids: &[Uuid]) -> Result<Vec<Product>, Status> {
+        let ids = ids.iter().map(Uuid::to_string).collect();
+        let mut request = Request::new(BatchGetProductsRequest { ids });
+        request.set_timeout(PATIENCE);
+        Ok(self.catalog.batch_get_products(request).await?.into_inner().products)
     }
 
     /// Waits until one of the goods may have changed, or may be had again.
@@ -172,12 +171,15 @@ impl Watch {
     }
 }
 
-/// The product that a batch has failed for.
-fn absent(status: &Status) -> Option<Uuid> {
+/// The products that a batch has failed for.
+fn absent(status: &Status) -> Option<Vec<Uuid>> {
     if reason(status)? != "PRODUCT_NOT_FOUND" {
         return None;
     }
-    status.get_details_error_info()?.metadata.get("product_id")?.parse().ok()
+    let info = status.get_details_error_info()?;
+    let ids: Option<Vec<Uuid>> =
+        info.metadata.get("product_ids")?.split(',').map(|id| id.parse().ok()).collect();
+    ids.filter(|ids| !ids.is_empty())
 }
 
 fn good(product: Product) -> Option<(Uuid, Option<Good>)> {
