@@ -4,8 +4,7 @@ mod convert;
 mod products;
 mod stock;
 
-use service_runtime::{Caller, Clock, Identifiers};
-use tonic::{Request, Status};
+use service_runtime::{Clock, Identifiers};
 
 /// Serves the RPCs from a store.
 #[derive(Clone, Debug)]
@@ -20,9 +19,4 @@ impl<S> Service<S> {
     pub fn new(store: S, clock: Clock, identifiers: Identifiers) -> Self {
         Self { store, clock, identifiers }
     }
-}
-
-/// Who sent a request.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    Caller::of(request.extensions()).cloned()
 }

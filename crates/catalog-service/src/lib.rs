@@ -20,18 +20,15 @@ pub mod stock;
 pub mod store;
 pub mod watch;
 
-use std::{convert::Infallible, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use proto::catalog::v1::{
     catalog_service_server::CatalogServiceServer, stock_service_server::StockServiceServer,
 };
-use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
+use service_runtime::{Server, Services, StartError, access_token::TokenKeys, sweep};
 
 pub use config::Config;
 use store::{Sqlite, Store};
-
-/// How often the store is looked through for what has expired or is of no use any more.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
 /// the workload.
@@ -52,18 +49,6 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let services = Services::default()
         .and(CatalogServiceServer::new(service.clone()))
         .and(StockServiceServer::new(service));
-    server.serve(services, token_keys, sweep(store, clock)).await
-}
-
-/// Puts goods back that were held for too long, and forgets what no message can need any
-/// more.
-async fn sweep(store: impl Store, clock: Clock) -> Infallible {
-    loop {
-        match store.sweep(clock.now()).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
-        }
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-    }
+    let sweep = sweep(clock, async |now| store.sweep(now).await);
+    server.serve(services, token_keys, sweep).await
 }

@@ -8,7 +8,7 @@ use service_runtime::{Actor, Currency, Money};
 use uuid::Uuid;
 
 use crate::{
-    purchase::{MOST_ITEMS, Order, Ordered, admit},
+    purchase::{MOST_ITEMS, Order, Ordered},
     saga::{Line, total},
 };
 
@@ -73,7 +73,7 @@ impl Cart {
 
     /// Whether an actor may go on with the cart as he opens it.
     pub fn admit(&self, actor: Actor, opening: &Opening) -> Result<(), Refusal> {
-        admit(actor, self.order.user_id).map_err(|_| Refusal::NotOwner(self.id))?;
+        actor.admit(self.order.user_id).map_err(|_| Refusal::NotOwner(self.id))?;
         self.match_opening(opening)
     }
 

@@ -1,13 +1,10 @@
 //! Everything that can go wrong, and what callers see of it.
 
-use service_runtime::{RequestIdReused, refusal, refusal_about, sqlite};
+use service_runtime::{NotOwner, RequestIdReused, refusal, refusal_about, sqlite};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::{
-    cart::Refusal,
-    purchase::{NotOwner, State},
-};
+use crate::{cart::Refusal, purchase::State};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

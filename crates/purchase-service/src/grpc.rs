@@ -123,9 +123,9 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::CreatePurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
-        let caller = Caller::of(request.extensions())?.clone();
+        let caller = Caller::of(&request)?;
         let (key, order) = convert::create_purchase(&caller, &request.into_inner())?;
-        purchase::admit(caller.actor(), order.user_id).map_err(Error::from)?;
+        caller.actor().admit(order.user_id).map_err(Error::from)?;
         let id = self.store.create(self.draft(key, order), self.clock.now()).await?;
         self.worker.notify_one();
         Ok(Response::new(self.answer(id, &OUTCOMES).await?.into()))
@@ -135,7 +135,7 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::GetPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
-        let actor = Caller::of(request.extensions())?.actor();
+        let actor = Caller::of(&request)?.actor();
         let id = convert::get_purchase(&request.into_inner())?;
         Ok(Response::new(self.find(actor, id).await?.into()))
     }
@@ -144,10 +144,10 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::ListPurchasesRequest>,
     ) -> Result<Response<pb::ListPurchasesResponse>, Status> {
-        let actor = Caller::of(request.extensions())?.actor();
+        let actor = Caller::of(&request)?.actor();
         let request = request.into_inner();
         let (user_id, page) = convert::list_purchases(&request)?;
-        purchase::admit(actor, user_id).map_err(Error::from)?;
+        actor.admit(user_id).map_err(Error::from)?;
         let purchases = self.store.list(user_id, page).await?.into_messages(|it| it.id);
         Ok(Response::new(pb::ListPurchasesResponse {
             next_page_token: convert::purchases_of(&request.user_id).token(purchases.next),
@@ -159,7 +159,7 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::CancelPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
-        let actor = Caller::of(request.extensions())?.actor();
+        let actor = Caller::of(&request)?.actor();
         let (id, etag) = convert::cancel_purchase(request.into_inner())?;
         let etag = etag.as_deref();
         self.decide(actor, id, etag, purchase::cancel, Error::NotCancellable).await?;
@@ -170,7 +170,7 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::RefundPurchaseRequest>,
     ) -> Result<Response<pb::Purchase>, Status> {
-        let actor = Caller::of(request.extensions())?.actor();
+        let actor = Caller::of(&request)?.actor();
         let (id, etag) = convert::refund_purchase(request.into_inner())?;
         let etag = etag.as_deref();
         self.decide(actor, id, etag, purchase::refund, Error::NotRefundable).await?;
@@ -184,7 +184,7 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<pb::WatchPurchaseRequest>,
     ) -> Result<Response<Self::WatchPurchaseStream>, Status> {
-        let actor = Caller::of(request.extensions())?.actor();
+        let actor = Caller::of(&request)?.actor();
         let (id, after_version) = convert::watch_purchase(&request.into_inner())?;
         let changes = self.changes.subscribe(id);
         let purchase = self.find(actor, id).await?;
@@ -213,7 +213,7 @@ impl<S: Store> PurchaseService for Service<S> {
         &self,
         request: Request<Streaming<pb::ShopRequest>>,
     ) -> Result<Response<Self::ShopStream>, Status> {
-        let caller = Caller::of(request.extensions())?.clone();
+        let caller = Caller::of(&request)?;
         let views = shop::views(self.clone(), caller, request.into_inner());
         Ok(Response::new(views.boxed()))
     }

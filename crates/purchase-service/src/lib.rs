@@ -23,18 +23,15 @@ pub mod saga;
 pub mod store;
 pub mod worker;
 
-use std::{convert::Infallible, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
-use service_runtime::{Clock, Server, Services, StartError, access_token::TokenKeys};
+use service_runtime::{Server, Services, StartError, access_token::TokenKeys, sweep};
 
 use changes::Changes;
 pub use config::Config;
 use store::{Sqlite, Store};
 use worker::{Others, Worker};
-
-/// How often carts are looked through for abandoned ones.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
 /// the workload.
@@ -68,20 +65,8 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let background = async {
         tokio::select! {
             never = Box::pin(worker.run()) => never,
-            never = sweep(store, clock) => never,
+            never = sweep(clock, async |now| store.sweep(now).await) => never,
         }
     };
     server.serve(services, TokenKeys::published(user_service), background).await
-}
-
-/// Forgets carts that nobody has come back to.
-async fn sweep(store: impl Store, clock: Clock) -> Infallible {
-    loop {
-        match store.sweep(clock.now()).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
-        }
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-    }
 }

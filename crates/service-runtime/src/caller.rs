@@ -1,7 +1,7 @@
 //! Who calls, and on whose behalf.
 
 use client::SpiffeId;
-use tonic::{Extensions, Status};
+use tonic::{Request, Status};
 use uuid::Uuid;
 
 use crate::Timestamp;
@@ -44,8 +44,9 @@ impl Caller {
     }
 
     /// The caller of a request.
-    pub fn of(extensions: &Extensions) -> Result<&Self, Status> {
-        extensions.get().ok_or_else(|| Status::unauthenticated("the call has no proven caller"))
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let caller = request.extensions().get::<Self>();
+        caller.cloned().ok_or_else(|| Status::unauthenticated("the call has no proven caller"))
     }
 
     /// The peer of the connection, proven by its certificate.
@@ -87,9 +88,20 @@ pub enum Actor {
     Staff(Uuid),
 }
 
+/// A request names a user for whom its actor may not act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("user {0} is somebody else; name yourself, or let the staff do it")]
+pub struct NotOwner(pub Uuid);
+
 impl Actor {
+    /// Refuses an actor who may not see and change what belongs to this user. Nothing is
+    /// looked up, so that nobody learns who exists.
+    pub fn admit(self, user_id: Uuid) -> Result<(), NotOwner> {
+        if self.may_act_for(user_id) { Ok(()) } else { Err(NotOwner(user_id)) }
+    }
+
     /// Whether what belongs to this user is the actor's to see and change.
-    pub fn may_act_for(self, user_id: Uuid) -> bool {
+    fn may_act_for(self, user_id: Uuid) -> bool {
         match self {
             Self::Operator | Self::Staff(_) => true,
             Self::Workload => false,
@@ -118,5 +130,14 @@ mod tests {
         assert!(Actor::Staff(own).may_act_for(other) && !Actor::Staff(own).is_user(other));
         assert!(Actor::Operator.may_act_for(own) && !Actor::Operator.is_user(own));
         assert!(!Actor::Workload.may_act_for(own) && !Actor::Workload.is_user(own));
+    }
+
+    #[test]
+    fn another_customer_is_refused_by_name() {
+        let (own, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(Actor::Customer(own).admit(own), Ok(()));
+        assert_eq!(Actor::Customer(own).admit(other), Err(NotOwner(other)));
+        assert_eq!(Actor::Staff(own).admit(other), Ok(()));
+        assert_eq!(Actor::Operator.admit(other), Ok(()));
     }
 }

@@ -20,10 +20,11 @@ mod program;
 mod request;
 mod server;
 pub mod sqlite;
+mod sweep;
 mod telemetry;
 mod time;
 
-pub use caller::{Actor, Caller, EndUser, Role};
+pub use caller::{Actor, Caller, EndUser, NotOwner, Role};
 pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variables};
 pub use error::{DOMAIN, internal, reason, refusal, refusal_about, unavailable};
 pub use fields::{Fields, has_direction_marks, to_proto_money, to_proto_role, to_proto_timestamp};
@@ -32,6 +33,7 @@ pub use page::{Page, PageTokens, Paged, ResumeTokens};
 pub use program::main;
 pub use request::{RequestIdReused, RequestKey};
 pub use server::{Server, Services, StartError};
+pub use sweep::sweep;
 /// Trace context that outlives a request, for work that goes on after it.
 pub mod trace {
     pub use crate::telemetry::{continue_from, current};

@@ -24,9 +24,9 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    Connection, SqlSafeStr, SqliteConnection,
+    Connection, Row, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -35,7 +35,10 @@ use tokio::{
 use tonic::Status;
 
 use self::readers::Readers;
-use crate::{Reported, RequestIdReused, RequestKey, Timestamp, internal, unavailable};
+use crate::{
+    Currency, InvalidCurrency, Reported, RequestIdReused, RequestKey, Timestamp, internal,
+    unavailable,
+};
 
 /// How many writes may share a commit.
 const BATCH: usize = 64;
@@ -207,6 +210,12 @@ impl Database {
         })
         .await
     }
+}
+
+/// The currency in the column `currency_code` of a row.
+pub fn currency(row: &SqliteRow) -> Result<Currency, sqlx::Error> {
+    let currency = row.try_get::<&str, _>("currency_code")?.parse();
+    currency.map_err(|error: InvalidCurrency| sqlx::Error::Decode(Box::new(error)))
 }
 
 /// The status of a call that the database failed: UNAVAILABLE if a repeat may fare

@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use service_runtime::{
-    DOMAIN, RequestIdReused, access_token::InvalidKey, internal, refusal, refusal_about, sqlite,
+    DOMAIN, NotOwner, RequestIdReused, access_token::InvalidKey, internal, refusal, refusal_about,
+    sqlite,
 };
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
-use crate::{
-    api_key,
-    ledger::BalanceLimit,
-    password,
-    payment::Refusal,
-    user::{self, NotOwner},
-};
+use crate::{api_key, ledger::BalanceLimit, password, payment::Refusal, user};
 
 /// When whoever finds the queue of passwords full may try again.
 const PASSWORD_RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -6,10 +6,9 @@ mod convert;
 mod users;
 
 use service_runtime::{Caller, Timestamp};
-use tonic::{Request, Status};
 use uuid::Uuid;
 
-use crate::{access::Access, error::Error, user};
+use crate::{access::Access, error::Error};
 
 /// Serves the RPCs from a store.
 #[derive(Clone, Debug)]
@@ -36,12 +35,7 @@ impl<S> Service<S> {
     }
 }
 
-/// Who sent a request.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    Caller::of(request.extensions()).cloned()
-}
-
 /// Refuses a caller who names a user for whom he may not act.
 fn admit(caller: &Caller, user_id: Uuid) -> Result<(), Error> {
-    Ok(user::admit(caller.actor(), user_id)?)
+    Ok(caller.actor().admit(user_id)?)
 }

@@ -29,7 +29,7 @@ pub mod signing;
 pub mod store;
 pub mod user;
 
-use std::{convert::Infallible, num::NonZeroUsize, process::ExitCode, thread, time::Duration};
+use std::{num::NonZeroUsize, process::ExitCode, thread};
 
 use proto::user::v1::{
     account_service_server::AccountServiceServer, auth_service_server::AuthServiceServer,
@@ -38,16 +38,13 @@ use proto::user::v1::{
 use service_runtime::{
     Server, Services, StartError,
     access_token::{SigningKey, TokenKeys},
+    sweep,
 };
 
 use access::Access;
 pub use config::Config;
 use password::Passwords;
 use store::{Sqlite, Store};
-
-/// How often the store is looked through for what is of no use any more, and the signing
-/// keys for one that is due.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of the crate, the binary, the image, the Deployment, the Service and
 /// the workload.
@@ -84,21 +81,11 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
             })
         }
     });
-    server.serve(services, token_keys, sweep(access)).await
-}
-
-/// Makes signing keys in time, and forgets what is of no use any more.
-async fn sweep(access: Access<impl Store>) -> Infallible {
-    loop {
-        let now = access.clock.now();
+    let sweep = sweep(server.clock().clone(), async |now| {
         if let Err(error) = access.signing_keys(now).await {
             tracing::warn!(%error, "signing keys could not be looked after; trying again");
         }
-        match access.store.sweep(now).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the store could not be swept; trying again"),
-        }
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-    }
+        access.store.sweep(now).await
+    });
+    server.serve(services, token_keys, sweep).await
 }

@@ -104,17 +104,6 @@ pub struct Update {
     pub password: Option<NewPassword>,
 }
 
-/// A request names a user for whom its actor may not act.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("user {0} is somebody else; name yourself, or let the staff do it")]
-pub struct NotOwner(pub Uuid);
-
-/// Whether an actor may see and change what belongs to a user. Nothing is looked up,
-/// so that nobody learns who exists.
-pub fn admit(actor: Actor, user_id: Uuid) -> Result<(), NotOwner> {
-    if actor.may_act_for(user_id) { Ok(()) } else { Err(NotOwner(user_id)) }
-}
-
 /// Whether an actor may change what a user in this role signs in with. Staff may for
 /// customers and for itself: who could for other staff would stay in under their names once
 /// his own role is taken from him.

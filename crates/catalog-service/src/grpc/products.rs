@@ -4,10 +4,10 @@ use std::{collections::HashMap, pin::Pin};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::catalog::v1::{self as pb, catalog_service_server::CatalogService};
-use service_runtime::Page;
+use service_runtime::{Caller, Page};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Service, caller, convert::products as convert};
+use super::{Service, convert::products as convert};
 use crate::{
     error::Error,
     filter::Filter,
@@ -27,7 +27,7 @@ impl<S: Store> CatalogService for Service<S> {
         &self,
         request: Request<pb::CreateProductRequest>,
     ) -> Result<Response<pb::Product>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (key, draft) = convert::create_product(&caller, request.into_inner())?;
         let id = self.identifiers.next();
         let product = self.store.create(key, id, draft, self.clock.now()).await?;
@@ -76,7 +76,7 @@ impl<S: Store> CatalogService for Service<S> {
         &self,
         request: Request<pb::UpdateProductRequest>,
     ) -> Result<Response<pb::Product>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (key, id, update) = convert::update_product(&caller, request.into_inner())?;
         let product = self.store.update(key, id, update, self.clock.now()).await?;
         Ok(Response::new(product.into()))

@@ -1,10 +1,10 @@
 //! `StockService`.
 
 use proto::catalog::v1::{self as pb, stock_service_server::StockService};
-use service_runtime::PageTokens;
+use service_runtime::{Caller, PageTokens};
 use tonic::{Request, Response, Status};
 
-use super::{Service, caller, convert::stock as convert};
+use super::{Service, convert::stock as convert};
 use crate::store::Store;
 
 const RESERVATIONS: PageTokens<'_> = PageTokens::new(["AuditStock", ""]);
@@ -15,7 +15,7 @@ impl<S: Store> StockService for Service<S> {
         &self,
         request: Request<pb::RestockRequest>,
     ) -> Result<Response<pb::StockLevel>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let restock = convert::restock(&caller, request.get_ref())?;
         let level = self.store.restock(restock, self.clock.now()).await?;
         Ok(Response::new(level.into()))

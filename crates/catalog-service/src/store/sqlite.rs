@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc};
 use futures::FutureExt;
 use service_runtime::{
     Money, Timestamp,
-    sqlite::{Database, OpenError, REQUEST_RETENTION, Step, forget_requests},
+    sqlite::{Database, OpenError, REQUEST_RETENTION, Step, currency, forget_requests},
 };
 use sqlx::{Row, sqlite::SqliteRow};
 use tokio::sync::Mutex;
@@ -86,9 +86,5 @@ impl Store for Sqlite {
 }
 
 fn money(row: &SqliteRow, minor_units: &str) -> Result<Money, sqlx::Error> {
-    let currency = row.try_get::<&str, _>("currency_code")?.parse();
-    Ok(Money {
-        currency: currency.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        minor_units: row.try_get(minor_units)?,
-    })
+    Ok(Money { currency: currency(row)?, minor_units: row.try_get(minor_units)? })
 }

@@ -23,7 +23,7 @@ use crate::{
     cart::{Cart, Opening, Refusal},
     changes::Subscription,
     error::Error,
-    purchase::{self, Ordered},
+    purchase::Ordered,
     store::Store,
     worker::Others,
 };
@@ -68,7 +68,7 @@ impl<S: Store> Visit<S> {
         mut steps: Streaming<ShopRequest>,
     ) -> Result<Self, Status> {
         let opening = convert::opening(steps.message().await?)?;
-        purchase::admit(caller.actor(), opening.user_id).map_err(Error::from)?;
+        caller.actor().admit(opening.user_id).map_err(Error::from)?;
         let changes = service.changes.subscribe(opening.cart_id);
         let shelf = Shelf::new(&service.others, opening.cart_id);
         let (cart, credit, shown) = (Cart::new(opening), None, Shown::Nothing);

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use futures::FutureExt;
 use service_runtime::{
-    Currency, InvalidCurrency, Timestamp,
+    Timestamp,
     sqlite::{Database, OpenError, Step},
 };
-use sqlx::{Row, sqlite::SqliteRow};
 
 use super::Store;
 use crate::{cart::RETENTION, error::Error};
@@ -82,9 +81,4 @@ impl Store for Sqlite {
             })
             .await
     }
-}
-
-fn currency(row: &SqliteRow) -> Result<Currency, sqlx::Error> {
-    let currency = row.try_get::<&str, _>("currency_code")?.parse();
-    currency.map_err(|error: InvalidCurrency| sqlx::Error::Decode(Box::new(error)))
 }

@@ -4,10 +4,10 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use proto::user::v1::{self as pb, account_service_server::AccountService};
-use service_runtime::{Page, PageTokens};
+use service_runtime::{Caller, Page, PageTokens};
 use tonic::{Request, Response, Status};
 
-use super::{Service, admit, caller, convert::accounts as convert};
+use super::{Service, admit, convert::accounts as convert};
 use crate::store::Store;
 
 /// How many entries are read at once.
@@ -21,7 +21,7 @@ impl<S: Store> AccountService for Service<S> {
         &self,
         request: Request<pb::DepositRequest>,
     ) -> Result<Response<pb::Balance>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let deposit = convert::deposit(&caller, request.into_inner())?;
         let transfer_id = self.new_id();
         let balance = self.store().deposit(deposit, transfer_id, self.now()).await?;
@@ -52,7 +52,7 @@ impl<S: Store> AccountService for Service<S> {
         &self,
         request: Request<pb::GetBalanceRequest>,
     ) -> Result<Response<pb::Balance>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (user_id, currency) = convert::get_balance(request.get_ref())?;
         admit(&caller, user_id)?;
         let balance = self.store().balance(user_id, currency).await?;
@@ -65,7 +65,7 @@ impl<S: Store> AccountService for Service<S> {
         &self,
         request: Request<pb::ListEntriesRequest>,
     ) -> Result<Response<Self::ListEntriesStream>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (user_id, after) = convert::list_entries(request.get_ref())?;
         admit(&caller, user_id)?;
         let store = self.store().clone();

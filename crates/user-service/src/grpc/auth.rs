@@ -1,9 +1,10 @@
 //! `AuthService`.
 
 use proto::user::v1::{self as pb, auth_service_server::AuthService};
+use service_runtime::Caller;
 use tonic::{Request, Response, Status};
 
-use super::{Service, admit, caller, convert::auth as convert};
+use super::{Service, admit, convert::auth as convert};
 use crate::{secret::Secret, store::Store};
 
 #[tonic::async_trait]
@@ -39,7 +40,7 @@ impl<S: Store> AuthService for Service<S> {
         &self,
         request: Request<pb::CreateApiKeyRequest>,
     ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let id = self.new_id();
         let api_key = convert::create_api_key(request.into_inner(), id, self.now())?;
         admit(&caller, api_key.user_id)?;
@@ -54,7 +55,7 @@ impl<S: Store> AuthService for Service<S> {
         &self,
         request: Request<pb::ListApiKeysRequest>,
     ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let (user_id, page) = convert::list_api_keys(&request)?;
         admit(&caller, user_id)?;
@@ -69,7 +70,7 @@ impl<S: Store> AuthService for Service<S> {
         &self,
         request: Request<pb::RevokeApiKeyRequest>,
     ) -> Result<Response<pb::ApiKey>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let id = convert::revoke_api_key(request.get_ref())?;
         let api_key = self.store().revoke_api_key(id, caller.actor(), self.now()).await?;
         Ok(Response::new(api_key.into()))

@@ -1,10 +1,10 @@
 //! `UserService`.
 
 use proto::user::v1::{self as pb, user_service_server::UserService};
-use service_runtime::PageTokens;
+use service_runtime::{Caller, PageTokens};
 use tonic::{Request, Response, Status};
 
-use super::{Service, admit, caller, convert::users as convert};
+use super::{Service, admit, convert::users as convert};
 use crate::{error::Error, store::Store, user::Update};
 
 /// The pages of users, the deleted among them or not.
@@ -18,7 +18,7 @@ impl<S: Store> UserService for Service<S> {
         &self,
         request: Request<pb::CreateUserRequest>,
     ) -> Result<Response<pb::User>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (key, profile, password) = convert::create_user(&caller, request.into_inner())?;
         let password = match password {
             Some(password) => Some(self.access.hash(password).await?),
@@ -33,7 +33,7 @@ impl<S: Store> UserService for Service<S> {
         &self,
         request: Request<pb::GetUserRequest>,
     ) -> Result<Response<pb::User>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let id = convert::get_user(request.get_ref())?;
         admit(&caller, id)?;
         let user = self.store().get(id).await?.ok_or(Error::UserNotFound(id))?;
@@ -58,7 +58,7 @@ impl<S: Store> UserService for Service<S> {
         &self,
         request: Request<pb::UpdateUserRequest>,
     ) -> Result<Response<pb::User>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let convert::UpdateRequest { key, id, etag, changes, new_password, current_password } =
             convert::update_user(&caller, request.into_inner())?;
         admit(&caller, id)?;
@@ -75,7 +75,7 @@ impl<S: Store> UserService for Service<S> {
         &self,
         request: Request<pb::DeleteUserRequest>,
     ) -> Result<Response<pb::User>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller::of(&request)?;
         let (id, etag) = convert::delete_user(request.into_inner())?;
         admit(&caller, id)?;
         let user = self.store().delete(id, etag, self.now()).await?;

@@ -2,11 +2,11 @@
 //! transaction that makes its purchase.
 
 use futures::FutureExt;
-use service_runtime::Timestamp;
+use service_runtime::{Timestamp, sqlite::currency};
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::{Sqlite, currency, purchases::find_or_insert};
+use super::{Sqlite, purchases::find_or_insert};
 use crate::{
     cart::{Cart, Opening},
     error::Error,

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use service_runtime::{Page, Paged, RequestKey, Timestamp};
+use service_runtime::{Page, Paged, RequestKey, Timestamp, sqlite::currency};
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Sqlite, currency};
+use super::Sqlite;
 use crate::{
     error::Error,
     purchase::{Event, FailureReason, Order, Ordered, Purchase, State, Transition},

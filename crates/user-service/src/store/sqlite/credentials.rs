@@ -157,7 +157,7 @@ impl Credentials for Sqlite {
                             .fetch_optional(&mut *db)
                             .await?;
                     let api_key = api_key
-                        .filter(|api_key| user::admit(actor, api_key.user_id).is_ok())
+                        .filter(|api_key| actor.admit(api_key.user_id).is_ok())
                         .ok_or(Error::ApiKeyNotFound(id))?
                         .revoke(now);
                     sqlx::query("UPDATE api_keys SET revoke_time = ? WHERE id = ?")

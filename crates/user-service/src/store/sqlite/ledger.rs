@@ -2,7 +2,7 @@
 //! conditions in the SQL and the CHECKs below them hold even if they erred.
 
 use futures::FutureExt;
-use service_runtime::{Currency, Money, Page, Paged, Timestamp};
+use service_runtime::{Currency, Money, Page, Paged, Timestamp, sqlite::currency};
 use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
@@ -377,11 +377,6 @@ fn state_code(state: State) -> &'static str {
         State::Charged => "CHARGED",
         State::Refunded => "REFUNDED",
     }
-}
-
-fn currency(row: &SqliteRow) -> Result<Currency, sqlx::Error> {
-    let currency = row.try_get::<&str, _>("currency_code")?.parse();
-    currency.map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 impl FromRow<'_, SqliteRow> for Entry {
