@@ -2,9 +2,13 @@
 //! bundle, and the TLS configurations that follow from them.
 
 use std::{
-    fmt,
+    fmt, mem,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use rustls::{
@@ -20,15 +24,22 @@ use rustls::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
-    server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier},
+    server::{
+        ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use crate::spiffe::{self, SpiffeId};
 
 /// The one protocol of every connection.
 const HTTP_2: &[u8] = b"h2";
+
+/// How often the files of an identity are read again. Watching them instead would save
+/// next to nothing, and miss what a volume of Kubernetes does, which swaps a link.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where an identity is kept. All files are PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +52,20 @@ pub struct IdentityFiles {
     pub trust_bundle: PathBuf,
 }
 
-/// The identity of this process. Cheap to clone.
+/// The identity of this process, which is renewed while it runs. Cheap to clone.
 #[derive(Clone)]
-pub struct Identity(Arc<Loaded>);
+pub struct Identity(Arc<Shared>);
 
-struct Loaded {
+struct Shared {
+    files: IdentityFiles,
     spiffe_id: SpiffeId,
+    current: watch::Sender<Arc<Loaded>>,
+    is_kept_fresh: AtomicBool,
+}
+
+/// What the files held when they were last in order.
+struct Loaded {
+    contents: Contents,
     certified_key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
@@ -95,6 +114,19 @@ pub enum Error {
         /// What is wrong with it.
         source: spiffe::Error,
     },
+    /// A new certificate is somebody else's.
+    #[error(
+        "the certificate {} is of {found}, and this process is {expected}",
+        path.display()
+    )]
+    AnotherIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Whose certificate it is.
+        found: SpiffeId,
+        /// Whose it should be.
+        expected: SpiffeId,
+    },
     /// The TLS library refuses the configuration.
     #[error("TLS cannot be configured: {0}")]
     Tls(#[from] rustls::Error),
@@ -108,47 +140,53 @@ impl Identity {
     ///
     /// Whether the certificate is valid now is for its peers to judge.
     pub fn load(files: &IdentityFiles) -> Result<Self, Error> {
-        let IdentityFiles { certificate, private_key, trust_bundle } = files;
-
-        let chain = load_certificates("certificate", certificate)?;
-        let spiffe_id = SpiffeId::from_certificate(&chain[0])
-            .map_err(|source| Error::SpiffeId { path: certificate.clone(), source })?;
-
-        let key = PrivateKeyDer::from_pem_file(private_key).map_err(|source| Error::Load {
-            what: "private key",
-            path: private_key.clone(),
-            source,
-        })?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let certified_key =
-            CertifiedKey::from_der(chain, key, &provider).map_err(|source| Error::PrivateKey {
-                certificate: certificate.clone(),
-                private_key: private_key.clone(),
-                source,
-            })?;
-
-        let mut roots = RootCertStore::empty();
-        for root in load_certificates("trust bundle", trust_bundle)? {
-            roots
-                .add(root)
-                .map_err(|source| Error::TrustBundle { path: trust_bundle.clone(), source })?;
-        }
-        Ok(Self(Arc::new(Loaded {
+        let (spiffe_id, loaded) = Contents::read(files)?.parse(files)?;
+        Ok(Self(Arc::new(Shared {
+            files: files.clone(),
             spiffe_id,
-            certified_key: Arc::new(certified_key),
-            roots: Arc::new(roots),
-            provider,
+            current: watch::Sender::new(Arc::new(loaded)),
+            is_kept_fresh: AtomicBool::new(false),
         })))
     }
 
-    /// The ID that the certificate states.
+    /// The ID that the certificate states, which a renewal does not change.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.0.spiffe_id
     }
 
+    /// Has the files read again every second from now on, for as long as anybody holds
+    /// this identity. What is new and in order counts from then on; what is broken is
+    /// reported once, and what was there before still counts.
+    ///
+    /// Must be called in a tokio runtime. A [`Channel`](crate::Channel) sees to it itself.
+    pub fn keep_fresh(&self) {
+        if !self.0.is_kept_fresh.swap(true, Ordering::Relaxed) {
+            tokio::spawn(keep_fresh(Arc::downgrade(&self.0)));
+        }
+    }
+
+    /// Tells of every renewal from now on.
+    pub fn renewals(&self) -> Renewals {
+        Renewals(self.0.current.subscribe())
+    }
+
+    /// Whether a client with these certificates, its own first, is to be trusted now.
+    pub fn verify_client(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let Some((own, intermediates)) = chain.split_first() else {
+            return Err(Error::Tls(rustls::Error::NoCertificatesPresented));
+        };
+        let loaded = self.current();
+        loaded.client_verifier()?.verify_client_cert(own, intermediates, UnixTime::now())?;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Loaded> {
+        Arc::clone(&self.0.current.borrow())
+    }
+
     /// How to call `peer`, and nobody else, as this identity.
     pub fn client_config(&self, peer: SpiffeId) -> Result<Arc<ClientConfig>, Error> {
-        let Loaded { certified_key, roots, provider, .. } = &*self.0;
+        let Loaded { certified_key, roots, provider, .. } = &*self.current();
         let verifier = PeerVerifier {
             peer,
             roots: Arc::clone(roots),
@@ -169,17 +207,21 @@ impl Identity {
     /// How to serve as this identity, to clients that show a certificate of a
     /// trusted authority.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        let Loaded { certified_key, roots, provider, .. } = &*self.0;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-                .build()?;
+        let loaded = self.current();
+        let Loaded { certified_key, provider, .. } = &*loaded;
         let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(loaded.client_verifier()?)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified_key))));
         config.alpn_protocols = vec![HTTP_2.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+}
+
+impl fmt::Debug for Renewals {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Renewals")
     }
 }
 
@@ -189,13 +231,143 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Loads at least one certificate.
-fn load_certificates(
+/// Tells of renewals of an [`Identity`].
+pub struct Renewals(watch::Receiver<Arc<Loaded>>);
+
+impl Renewals {
+    /// Returns when there has been a renewal since the last call, or since the identity
+    /// was asked for renewals.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Reads the files again until nobody holds the identity any more.
+async fn keep_fresh(identity: Weak<Shared>) {
+    // What is half written is broken for a moment, which is nobody's business.
+    let mut broken: Option<Result<Contents, String>> = None;
+    let mut is_reported = false;
+    loop {
+        sleep(RELOAD_INTERVAL).await;
+        let Some(shared) = identity.upgrade() else { return };
+        let files = shared.files.clone();
+        let Ok(read) = spawn_blocking(move || Contents::read(&files)).await else { return };
+        let (seen, error) = match read {
+            Ok(contents) => match shared.renew(contents.clone()) {
+                Ok(()) => {
+                    (broken, is_reported) = (None, false);
+                    continue;
+                }
+                Err(error) => (Ok(contents), error),
+            },
+            Err(error) => (Err(error.to_string()), error),
+        };
+        if mem::replace(&mut broken, Some(seen)) != broken {
+            is_reported = false;
+        } else if !mem::replace(&mut is_reported, true) {
+            tracing::warn!(%error, "the new identity cannot be used; the old one still counts");
+        }
+    }
+}
+
+impl Shared {
+    /// Lets what the files hold now count, if it is new.
+    fn renew(&self, contents: Contents) -> Result<(), Error> {
+        if self.current.borrow().contents == contents {
+            return Ok(());
+        }
+        let (found, loaded) = contents.parse(&self.files)?;
+        if found != self.spiffe_id {
+            let (path, expected) = (self.files.certificate.clone(), self.spiffe_id.clone());
+            return Err(Error::AnotherIdentity { path, found, expected });
+        }
+        self.current.send_replace(Arc::new(loaded));
+        tracing::info!(identity = %self.spiffe_id, "renewed");
+        Ok(())
+    }
+}
+
+impl Loaded {
+    fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+        let Self { roots, provider, .. } = self;
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
+        Ok(builder.build()?)
+    }
+}
+
+/// What stands in the files of an identity.
+#[derive(Clone, PartialEq, Eq)]
+struct Contents {
+    certificate: Vec<u8>,
+    private_key: Vec<u8>,
+    trust_bundle: Vec<u8>,
+}
+
+impl Contents {
+    fn read(files: &IdentityFiles) -> Result<Self, Error> {
+        let read = |what, path: &PathBuf| {
+            std::fs::read(path).map_err(|source| {
+                let source = pem::Error::Io(source);
+                Error::Load { what, path: path.clone(), source }
+            })
+        };
+        Ok(Self {
+            certificate: read(CERTIFICATE, &files.certificate)?,
+            private_key: read(PRIVATE_KEY, &files.private_key)?,
+            trust_bundle: read(TRUST_BUNDLE, &files.trust_bundle)?,
+        })
+    }
+
+    /// Checks that the parts belong together.
+    fn parse(self, files: &IdentityFiles) -> Result<(SpiffeId, Loaded), Error> {
+        let IdentityFiles { certificate, private_key, trust_bundle } = files;
+
+        let chain = parse_certificates(CERTIFICATE, certificate, &self.certificate)?;
+        let spiffe_id = SpiffeId::from_certificate(&chain[0])
+            .map_err(|source| Error::SpiffeId { path: certificate.clone(), source })?;
+
+        let key = PrivateKeyDer::from_pem_slice(&self.private_key).map_err(|source| {
+            Error::Load { what: PRIVATE_KEY, path: private_key.clone(), source }
+        })?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certified_key =
+            CertifiedKey::from_der(chain, key, &provider).map_err(|source| Error::PrivateKey {
+                certificate: certificate.clone(),
+                private_key: private_key.clone(),
+                source,
+            })?;
+
+        let mut roots = RootCertStore::empty();
+        for root in parse_certificates(TRUST_BUNDLE, trust_bundle, &self.trust_bundle)? {
+            roots
+                .add(root)
+                .map_err(|source| Error::TrustBundle { path: trust_bundle.clone(), source })?;
+        }
+        let loaded = Loaded {
+            contents: self,
+            certified_key: Arc::new(certified_key),
+            roots: Arc::new(roots),
+            provider,
+        };
+        Ok((spiffe_id, loaded))
+    }
+}
+
+const CERTIFICATE: &str = "certificate";
+const PRIVATE_KEY: &str = "private key";
+const TRUST_BUNDLE: &str = "trust bundle";
+
+/// Reads at least one certificate.
+fn parse_certificates(
     what: &'static str,
     path: &Path,
+    pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, Error> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
         .and_then(|certificates| match certificates.as_slice() {
             [] => Err(pem::Error::NoItemsFound),
             _ => Ok(certificates),
@@ -324,6 +496,44 @@ mod tests {
             ..write_identity(&folder, ID)
         };
         assert!(refusal(&files).contains("does not fit the certificate"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_pair_counts_once_it_is_whole_and_nobody_elses() {
+        let folder = TempDir::new().unwrap();
+        let files = write_identity(&folder, ID);
+        let identity = Identity::load(&files).unwrap();
+        let old = identity.current().contents.clone();
+        let mut renewals = identity.renewals();
+        identity.keep_fresh();
+        let many_looks = || sleep(10 * RELOAD_INTERVAL);
+
+        let new = TempDir::new().unwrap();
+        let new = write_identity(&new, ID);
+        let (certificate, trust_bundle) =
+            [new.certificate, new.trust_bundle].map(|it| std::fs::read(it).unwrap()).into();
+        std::fs::write(&files.certificate, &certificate).unwrap();
+        many_looks().await;
+        assert!(identity.current().contents == old, "its key is missing still");
+        std::fs::copy(&new.private_key, &files.private_key).unwrap();
+        std::fs::write(&files.trust_bundle, &trust_bundle).unwrap();
+        renewals.next().await;
+        assert!(identity.current().contents.certificate == certificate);
+
+        write_identity(&folder, "spiffe://test.local/ns/shop/sa/user-service");
+        many_looks().await;
+        assert!(identity.current().contents.certificate == certificate);
+        assert_eq!(identity.spiffe_id().to_string(), ID);
+    }
+
+    #[test]
+    fn a_client_is_trusted_by_the_authorities_of_the_bundle_alone() {
+        let (folder, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let identity = Identity::load(&write_identity(&folder, ID)).unwrap();
+        let other = Identity::load(&write_identity(&other, ID)).unwrap();
+        identity.verify_client(&identity.current().certified_key.cert).unwrap();
+        identity.verify_client(&other.current().certified_key.cert).unwrap_err();
+        identity.verify_client(&[]).unwrap_err();
     }
 
     #[test]
