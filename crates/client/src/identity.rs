@@ -264,8 +264,8 @@ async fn keep_fresh(identity: Weak<Shared>) {
             },
             Err(error) => (Err(error.to_string()), error),
         };
-        if mem::replace(&mut broken, Some(seen)) != broken {
-            is_reported = false;
+        if broken.as_ref() != Some(&seen) {
+            (broken, is_reported) = (Some(seen), false);
         } else if !mem::replace(&mut is_reported, true) {
             tracing::warn!(%error, "the new identity cannot be used; the old one still counts");
         }
