@@ -239,7 +239,7 @@ impl Renewals {
     /// was asked for renewals.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
