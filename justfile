@@ -54,6 +54,14 @@ bad-input *arguments:
 streams *count:
     cargo run --release --package suite-tests --example streams -- {{ count }}
 
+# Run every case of hostile peers and lost services in full, and print the table; takes minutes.
+hardening *arguments:
+    cargo run --release --package suite-tests --example hardening -- {{ arguments }}
+
+# Disturb a suite in every way at once for an hour, and show that nothing grows.
+soak *arguments:
+    cargo run --release --package suite-tests --example soak -- {{ arguments }}
+
 # Plant known bugs in copies of the code, and check that the tests catch each.
 planted:
     tests/planted/check

@@ -9,8 +9,10 @@
 )]
 
 pub mod bad_input;
+pub mod hardening;
 pub mod member;
 pub mod model;
+pub mod peer;
 pub mod reference;
 pub mod shop;
 pub mod usage;

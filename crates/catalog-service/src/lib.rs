@@ -25,7 +25,9 @@ use std::process::ExitCode;
 use proto::catalog::v1::{
     catalog_service_server::CatalogServiceServer, stock_service_server::StockServiceServer,
 };
-use service_runtime::{Server, Services, StartError, access_token::TokenKeys, sweep};
+use service_runtime::{
+    Server, Services, StartError, accept_compressed, access_token::TokenKeys, sweep,
+};
 
 pub use config::Config;
 use store::{Sqlite, Store};
@@ -47,8 +49,8 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     let clock = server.clock().clone();
     let service = grpc::Service::new(store.clone(), clock.clone(), server.identifiers().clone());
     let services = Services::default()
-        .and(CatalogServiceServer::new(service.clone()))
-        .and(StockServiceServer::new(service));
+        .and(accept_compressed!(CatalogServiceServer::new(service.clone())))
+        .and(accept_compressed!(StockServiceServer::new(service)));
     let sweep = sweep(clock, async |now| store.sweep(now).await);
     server.serve(services, token_keys, sweep).await
 }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    catalog_service::main().await
+fn main() -> ExitCode {
+    service_runtime::block_on(catalog_service::main())
 }

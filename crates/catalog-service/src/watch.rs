@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use crate::{error::Error, product::Product, store::Store};
 
-/// How many products are read at once, which is what a slow reader holds in memory.
-const PAGE: u16 = 100;
+/// How many products are read at once, which is what a slow reader holds in memory: of
+/// the largest, as much as is sent at once.
+const PAGE: u16 = 16;
 
 /// How long to wait after a write before it is looked for: writes come in bursts, many
 /// may watch, and one look finds all of a burst.

@@ -7,24 +7,22 @@ mod layout;
 mod rpc;
 
 use std::{
-    ffi::OsStr,
     future::ready,
     io::{self, Write},
-    path::PathBuf,
     time::Duration,
 };
 
-use clap::{
-    Arg, Command,
-    builder::{PossibleValue, StringValueParser, TypedValueParser},
-};
-use client::{Channel, Identity};
+use client::Channel;
 use futures::{Stream, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION, uri::PathAndQuery};
 use prost_reflect::DynamicMessage;
 use tonic::{Code, Extensions, Request, Status, client::Grpc, metadata::MetadataMap};
 
-use crate::{certs, clients, dev, service::Service, suite::Endpoints};
+use crate::{
+    caller::{self, Caller},
+    clients,
+    service::Service,
+};
 use codec::Codec;
 use layout::Layout;
 use rpc::Rpc;
@@ -63,33 +61,17 @@ pub struct Args {
     #[arg(value_name = "JSON")]
     messages: Vec<String>,
 
-    /// The folder in which `chandlery dev` keeps endpoints.json and certs
-    #[arg(long, value_name = "DIR", default_value = dev::DATA_DIR)]
-    data_dir: PathBuf,
-
     /// Where the service is, for example static:///127.0.0.1:50051; else as
     /// endpoints.json says
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
 
-    /// The folder of the certificates, as `chandlery certs` makes it; else that of
-    /// the data folder
-    #[arg(long, value_name = "DIR")]
-    certs: Option<PathBuf>,
-
     /// The service to call, where every service has the RPC, as with Health/Check
     #[arg(long, value_name = "SERVICE")]
     service: Option<Service>,
 
-    /// The workload to call as, by its certificate
-    #[arg(
-        long = "as",
-        value_name = "WORKLOAD",
-        default_value = certs::WORKLOADS[0],
-        value_parser = WorkloadParser,
-        hide_possible_values = true
-    )]
-    workload: String,
+    #[command(flatten)]
+    caller: Caller,
 
     /// The access token of the user to call for
     #[arg(
@@ -116,24 +98,12 @@ pub enum Failure {
     /// The messages cannot be read.
     #[error(transparent)]
     Input(#[from] input::Error),
-    /// It is not known where the service is.
-    #[error(
-        "endpoints.json in {} cannot be read: {cause}; start the suite with `chandlery dev`, or \
-         say where the service is with --target and --certs",
-        data_dir.display()
-    )]
-    Endpoints {
-        /// The folder that should hold the file.
-        data_dir: PathBuf,
-        /// What went wrong.
-        cause: io::Error,
-    },
+    /// Nobody can call.
+    #[error(transparent)]
+    Caller(#[from] caller::Error),
     /// Every service has the RPC.
     #[error("every service has {0}; say with --service which is to be called")]
     AnyService(String),
-    /// The certificate cannot be used.
-    #[error("{0}; --certs and --as say which certificate is taken")]
-    Identity(#[from] client::identity::Error),
     /// The target or the contract cannot be used.
     #[error(transparent)]
     Client(#[from] client::Error),
@@ -197,13 +167,11 @@ async fn exchange(
 impl Args {
     fn channel(&self) -> Result<Channel, Failure> {
         let service = self.service()?;
-        let certs = self.certs.clone().unwrap_or_else(|| self.data_dir.join("certs"));
         let target = match &self.target {
             Some(target) => target.clone(),
-            None => format!("static:///{}", self.endpoints()?.of(service).grpc),
+            None => format!("static:///{}", self.caller.endpoints()?.of(service).grpc),
         };
-        let identity = Identity::load(&certs::identity_files(&certs, &self.workload))?;
-        Ok(clients::channel(service, &target, &identity)?)
+        Ok(clients::channel(service, &target, &self.caller.identity()?)?)
     }
 
     /// The service that is asked for, or else the one that has the RPC.
@@ -215,11 +183,6 @@ impl Args {
         self.service
             .or_else(|| Service::ALL.into_iter().find(has_rpc))
             .ok_or_else(|| Failure::AnyService(method.full_name().to_owned()))
-    }
-
-    fn endpoints(&self) -> Result<Endpoints, Failure> {
-        Endpoints::read(&self.data_dir)
-            .map_err(|cause| Failure::Endpoints { data_dir: self.data_dir.clone(), cause })
     }
 
     fn request<T>(&self, messages: T) -> Request<T> {
@@ -240,27 +203,6 @@ impl Args {
 /// The exit status of a call that ended with this code.
 pub(crate) fn exit_status(code: Code) -> u8 {
     u8::try_from(i32::from(code)).map_or(u8::MAX, |code| 100_u8.saturating_add(code))
-}
-
-/// Takes the name of any workload, and offers those of the suite for completion.
-#[derive(Clone, Debug)]
-struct WorkloadParser;
-
-impl TypedValueParser for WorkloadParser {
-    type Value = String;
-
-    fn parse_ref(
-        &self,
-        command: &Command,
-        argument: Option<&Arg>,
-        name: &OsStr,
-    ) -> Result<String, clap::Error> {
-        StringValueParser::new().parse_ref(command, argument, name)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(certs::WORKLOADS.into_iter().map(PossibleValue::new)))
-    }
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, &'static str> {

@@ -17,7 +17,7 @@ use tokio::signal::unix::SignalKind;
 use tonic::Code;
 
 use crate::{
-    call, certs,
+    call, caller, certs, channel,
     check::{self, Evidence, check},
     clients::{Clients, Targets},
     completions,
@@ -49,6 +49,7 @@ Examples:
   chandlery check --certs certs --user-service static:///127.0.0.1:50051 ...
                                             what must hold, of services that run
   chandlery call ListProducts               any RPC, with JSON in and out
+  chandlery channel                         which endpoints of each service can be called
   source <(chandlery completions bash)      completes all of it, names of RPCs included
 
 Exit status:
@@ -78,6 +79,7 @@ enum Command {
     Certs(certs::Args),
     Check(CheckArgs),
     Call(call::Args),
+    Channel(channel::Args),
     Completions(completions::Args),
     #[command(hide = true, disable_help_flag = true)]
     UserService(service::Args),
@@ -115,7 +117,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(OS, &format!("no threads can be started: {error}")),
     };
-    runtime.block_on(run(cli.command.unwrap_or(Command::Demo(demo::Args::default()))))
+    let status = runtime.block_on(run(cli.command.unwrap_or(Command::Demo(demo::Args::default()))));
+    // A thread that waits for the operating system does not keep the process from ending.
+    runtime.shutdown_background();
+    status
 }
 
 async fn run(command: Command) -> ExitCode {
@@ -138,6 +143,10 @@ async fn run(command: Command) -> ExitCode {
         Command::Call(args) => match call::run(&args).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(call_status(&failure), &failure.to_string()),
+        },
+        Command::Channel(args) => match channel::run(&args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(channel_status(&failure), &failure.to_string()),
         },
         Command::Completions(args) => {
             // Whoever closes the pipe has read enough.
@@ -200,13 +209,27 @@ fn call_status(failure: &call::Failure) -> u8 {
     match failure {
         call::Failure::Input(_)
         | call::Failure::AnyService(_)
-        | call::Failure::Identity(_)
         | call::Failure::Client(_) => USAGE,
-        call::Failure::Endpoints { .. } => UNAVAILABLE,
+        call::Failure::Caller(error) => caller_status(error),
         call::Failure::Status(status) if status.code() == Code::Unavailable => UNAVAILABLE,
         call::Failure::Status(status) => call::exit_status(status.code()),
         call::Failure::Answer(_) => SOFTWARE,
         call::Failure::Output(_) => OS,
+    }
+}
+
+fn caller_status(error: &caller::Error) -> u8 {
+    match error {
+        caller::Error::Identity(_) => USAGE,
+        caller::Error::Endpoints { .. } => UNAVAILABLE,
+    }
+}
+
+fn channel_status(failure: &channel::Failure) -> u8 {
+    match failure {
+        channel::Failure::Client(_) => USAGE,
+        channel::Failure::Caller(error) => caller_status(error),
+        channel::Failure::Uncallable(_) => UNAVAILABLE,
     }
 }
 

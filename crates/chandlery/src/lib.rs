@@ -11,9 +11,12 @@
 //! | [`demo`] | the story that tells of all of it |
 //! | [`dev`] | the suite kept running, for whoever works on it or calls it |
 //! | [`call`] | any RPC, with JSON in and out |
+//! | [`channel`] | what a channel makes of a target |
 
 pub mod call;
+mod caller;
 pub mod certs;
+pub mod channel;
 pub mod check;
 mod cli;
 pub mod clients;

@@ -7,6 +7,7 @@
 mod endpoints;
 pub(crate) mod lock;
 mod process;
+mod replica;
 
 use std::{
     fmt, fs, io,
@@ -29,6 +30,7 @@ use crate::{
 use process::{Member, PORT_ATTEMPTS, Program, is_lost_race};
 
 pub use endpoints::{Endpoint, Endpoints};
+pub use replica::Replica;
 
 /// The workload that may do what an operator does.
 const OPERATOR: &str = "chandlery";
@@ -167,6 +169,7 @@ pub struct Suite {
     program: Program,
     authority: Authority,
     clock: Clock,
+    random: StdRng,
     /// By `Service`, in the order of its variants.
     members: [Member; 3],
 }
@@ -192,13 +195,10 @@ impl Suite {
 
         let program = Program { path: program, directory, environment, operator };
         let members = Service::ALL.map(|service| {
-            Member::new(
-                service,
-                process::log_file(&program.directory, service),
-                StdRng::from_rng(&mut random),
-            )
+            let random = StdRng::from_rng(&mut random);
+            Member::new(service, service.name().to_owned(), &program.directory, random)
         });
-        Ok(Self { program, authority, clock, members })
+        Ok(Self { program, authority, clock, random, members })
     }
 
     /// Has the services where others were before them.
@@ -424,7 +424,7 @@ impl fmt::Debug for Suite {
 
 /// The last lines of the log of a service in the directory of a suite.
 pub(crate) fn log_tail(directory: &Path, service: Service) -> String {
-    process::log_tail(&process::log_file(directory, service))
+    process::log_tail(&process::log_file(directory, service.name()))
 }
 
 fn target(address: SocketAddr) -> String {

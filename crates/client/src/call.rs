@@ -1,22 +1,19 @@
 //! One call: its span, its deadline, and its end.
 
-use std::{
-    error::Error as StdError,
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{future::Future, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Frame, SizeHint};
 use opentelemetry::{global, propagation::Injector};
-use tokio::time::{Sleep, sleep_until};
-use tonic::{Code, Status, TimeoutExpired, body::Body};
+use tokio::time::timeout_at;
+use tonic::{Code, Status};
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::{connect, deadline::Deadline};
+use crate::{
+    connection::loss,
+    deadline::Deadline,
+    response::{Answer, ResponseBody},
+};
 
 /// A call from its first byte to the end of its response.
 pub(crate) struct Call {
@@ -57,37 +54,33 @@ impl Call {
         });
     }
 
-    /// Awaits the response, and sees to it that its body ends in time too.
-    pub(crate) async fn run<E>(
+    /// Awaits the answer, and sees to it that the response ends in time too.
+    pub(crate) async fn run(
         mut self,
-        response: impl Future<Output = Result<http::Response<Body>, E>>,
-    ) -> Result<http::Response<Body>, Status>
-    where
-        E: StdError + 'static,
-    {
-        if self.deadline.is_some_and(Deadline::has_passed) {
-            return Err(self.end_late());
-        }
-        let mut timer = self.deadline.map(|deadline| Box::pin(sleep_until(deadline.instant())));
-        let mut response = pin!(response);
-        let response = std::future::poll_fn(|context| {
-            if has_fired(&mut timer, context) {
-                return Poll::Ready(Err(self.end_late()));
+        answer: impl Future<Output = Result<Answer, Status>>,
+    ) -> Result<http::Response<ResponseBody>, Status> {
+        let answer = match self.deadline {
+            Some(deadline) if deadline.has_passed() => return Err(self.end_late()),
+            Some(deadline) => match timeout_at(deadline.instant(), answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(self.end_late()),
+            },
+            None => answer.await,
+        };
+        match answer {
+            Ok(answer) => Ok(answer.into_response(self)),
+            Err(status) => {
+                self.end(status.code());
+                Err(status)
             }
-            let response = ready!(response.as_mut().poll(context));
-            Poll::Ready(response.map_err(|error| self.end_broken(&error)))
-        })
-        .await?;
-
-        // A response that is nothing but a status has it among its headers.
-        if let Some(code) = status_code(response.headers()) {
-            self.end(code);
-            return Ok(response);
         }
-        Ok(response.map(|body| Body::new(ResponseBody { body: Some(body), timer, call: self })))
     }
 
-    fn end(&mut self, code: Code) {
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    pub(crate) fn end(&mut self, code: Code) {
         if !std::mem::replace(&mut self.ended, true) {
             self.span.record("rpc.grpc.status_code", i32::from(code));
             if code != Code::Ok {
@@ -96,17 +89,14 @@ impl Call {
         }
     }
 
-    fn end_late(&mut self) -> Status {
+    pub(crate) fn end_late(&mut self) -> Status {
         self.end(Code::DeadlineExceeded);
         Status::deadline_exceeded(format!("{} did not answer in time", self.peer))
     }
 
-    fn end_broken(&mut self, error: &(dyn StdError + 'static)) -> Status {
-        if connect::chain(error).any(<dyn StdError>::is::<TimeoutExpired>) {
-            return self.end_late();
-        }
+    pub(crate) fn end_broken(&mut self, error: &hyper::Error) -> Status {
         self.end(Code::Unavailable);
-        Status::unavailable(format!("{}: {}", self.peer, connect::cause(error)))
+        Status::unavailable(format!("{}: {}", self.peer, loss(error)))
     }
 }
 
@@ -115,68 +105,6 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }
-}
-
-/// The body of a response, which ends with the deadline of its call.
-struct ResponseBody {
-    /// None once the call has ended.
-    body: Option<Body>,
-    timer: Option<Pin<Box<Sleep>>>,
-    call: Call,
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = <Body as http_body::Body>::Data;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let this = self.get_mut();
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
-        };
-        if has_fired(&mut this.timer, context) {
-            this.body = None;
-            return Poll::Ready(Some(Err(this.call.end_late())));
-        }
-        let frame = match ready!(Pin::new(body).poll_frame(context)) {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    this.body = None;
-                    this.call.end(status_code(trailers).unwrap_or(Code::Unknown));
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => {
-                this.body = None;
-                Some(Err(this.call.end_broken(&error)))
-            }
-            None => {
-                this.body = None;
-                this.call.end(Code::Unknown);
-                None
-            }
-        };
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
-    }
-}
-
-fn has_fired(timer: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> bool {
-    timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready())
-}
-
-fn status_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// The headers of a request, as a propagator fills them.

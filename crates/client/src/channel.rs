@@ -4,44 +4,40 @@ use std::{
     fmt,
     future::{Future, ready},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
-    time::Duration,
 };
 
-use http::HeaderValue;
-use proto::Policies;
+use proto::{Idempotency, Policies};
 use tokio::runtime::Handle;
-use tonic::{Status, body::Body, transport};
-use tower::{Service, ServiceExt, service_fn};
+use tonic::{Status, body::Body};
+use tower::Service;
 use tracing::Instrument;
 
 use crate::{
-    Deadline, Identity, SpiffeId,
+    Balance, Deadline, Identity, ResponseBody, Snapshot, SpiffeId, Target,
+    attempt::{Attempts, Rules},
+    balance::Picker,
     call::Call,
-    connect::{Connector, Target},
     deadline::{self, InvalidTimeout},
-    end_user, identity, spiffe,
+    end_user,
+    endpoints::Endpoints,
+    identity,
+    random::Random,
+    spiffe,
 };
 
-/// How long a connection may be silent before it is asked whether it lives.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-
-/// How long it may take to say so.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Calls to one peer over one connection, made when it is first needed and again
-/// when it is lost. Cheap to clone.
+/// Calls to one peer, wherever it has endpoints. Cheap to clone; the connections end with
+/// the last clone and its last call.
 #[derive(Clone)]
-pub struct Channel {
-    inner: transport::Channel,
-    shared: Arc<Shared>,
-}
+pub struct Channel(Arc<Shared>);
 
 struct Shared {
-    /// The peer as errors name it.
-    peer: Arc<str>,
+    target: Target,
+    peer: SpiffeId,
+    balance: Balance,
     policies: Policies,
+    attempts: Attempts,
 }
 
 /// Says whom to call and as whom. Made by [`Channel::to`].
@@ -51,13 +47,17 @@ pub struct Builder {
     target: String,
     identity: Option<Identity>,
     peer: Option<String>,
+    balance: Balance,
 }
 
 /// Why a channel cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The target has another form.
-    #[error("{target:?} is no target: {problem}; give static:///host:port[,host:port]...")]
+    #[error(
+        "{target:?} is no target: {problem}; give static:///host:port[,host:port]..., \
+         dns:///host:port or unix:///absolute/path"
+    )]
     Target {
         /// The target.
         target: String,
@@ -90,24 +90,43 @@ pub enum Error {
 }
 
 impl Channel {
-    /// Begins a channel to `static:///host:port`.
-    ///
-    /// Several addresses are separated by commas. They are tried in order,
-    /// beginning with the one that worked last.
+    /// Begins a channel to a [`Target`].
     pub fn to(target: impl Into<String>) -> Builder {
-        Builder { target: target.into(), identity: None, peer: None }
+        Builder { target: target.into(), identity: None, peer: None, balance: Balance::default() }
     }
 
+    /// What the channel knows and has done.
+    pub fn snapshot(&self) -> Snapshot {
+        let Shared { target, peer, balance, attempts, .. } = &*self.0;
+        let Attempts { endpoints, budget, counts, .. } = attempts;
+        let (endpoints, discovery_error) = endpoints.known();
+        Snapshot {
+            target: target.to_string(),
+            peer: peer.to_string(),
+            balance: *balance,
+            calls: counts.calls.load(Ordering::Relaxed),
+            attempts: counts.attempts.load(Ordering::Relaxed),
+            replays: counts.replays.load(Ordering::Relaxed),
+            retries_left: budget.retries(),
+            endpoints: endpoints.iter().map(|it| it.snapshot()).collect(),
+            discovery_error,
+        }
+    }
+}
+
+impl Shared {
     /// When a call is over: at the deadline that its caller works under, or at
     /// the timeout of the request, or else of the contract, if that is sooner.
-    fn deadline(&self, request: &http::Request<Body>) -> Result<Option<Deadline>, InvalidTimeout> {
-        let default_deadline = || {
-            let policy = self.shared.policies.get(request.uri().path());
-            policy.map(|policy| policy.default_deadline)
-        };
+    fn rules(&self, request: &http::Request<Body>) -> Result<Rules, InvalidTimeout> {
+        let policy = self.policies.get(request.uri().path());
+        let default_deadline = || policy.map(|policy| policy.default_deadline);
         let timeout = deadline::requested_timeout(request.headers())?.or_else(default_deadline);
         let own = timeout.map(Deadline::after);
-        Ok(own.into_iter().chain(deadline::current()).min())
+        Ok(Rules {
+            idempotency: policy.map_or(Idempotency::Unknown, |policy| policy.idempotency),
+            is_unary: policy.is_some_and(|policy| !policy.streaming),
+            deadline: own.into_iter().chain(deadline::current()).min(),
+        })
     }
 }
 
@@ -122,42 +141,41 @@ impl Builder {
         Self { peer: Some(peer.into()), ..self }
     }
 
-    /// Builds the channel, which belongs to the tokio runtime that it is built
-    /// in. Connects to nothing yet.
+    /// Chooses endpoints in this way.
+    pub fn balance(self, balance: Balance) -> Self {
+        Self { balance, ..self }
+    }
+
+    /// Builds the channel, which belongs to the tokio runtime that it is built in. Begins
+    /// to connect, and waits for nothing.
     pub fn build(self) -> Result<Channel, Error> {
-        let Self { target, identity, peer } = self;
+        let Self { target, identity, peer, balance } = self;
         let refuse = |problem| Error::Target { target: target.clone(), problem };
-        let addresses: Target = target.parse().map_err(refuse)?;
+        let parsed: Target = target.parse().map_err(refuse)?;
         let identity = identity.ok_or_else(|| Error::NoIdentity(target.clone()))?;
         let peer: SpiffeId = peer
             .ok_or_else(|| Error::NoPeer(target.clone()))?
             .parse()
             .map_err(|source| Error::Peer { target: target.clone(), source })?;
+        // Whatever is wrong with it is better said now than at every connection.
+        identity.client_config(peer.clone())?;
+        let policies = Policies::load()?;
         if Handle::try_current().is_err() {
             return Err(Error::NoRuntime(target));
         }
 
-        let endpoint =
-            transport::Endpoint::from_shared(format!("https://{}", addresses.authority()))
-                .map_err(|error| refuse(error.to_string()))?
-                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .keep_alive_while_idle(true);
-        let connector = Connector::new(addresses, identity.client_config(peer.clone())?);
-        let inner =
-            endpoint.connect_with_connector_lazy(service_fn(move |_| connector.clone().connect()));
-        Ok(Channel {
-            inner,
-            shared: Arc::new(Shared {
-                peer: format!("{} at {target}", peer.workload()).into(),
-                policies: Policies::load()?,
-            }),
-        })
+        identity.keep_fresh();
+        let random = Arc::new(Random::unseeded());
+        let picker = Picker::new(balance, Random::unseeded());
+        let endpoints =
+            Endpoints::new(&parsed, identity, peer.clone(), picker, Arc::clone(&random));
+        let attempts = Attempts::new(endpoints, random);
+        Ok(Channel(Arc::new(Shared { target: parsed, peer, balance, policies, attempts })))
     }
 }
 
 impl Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Body>;
+    type Response = http::Response<ResponseBody>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 
@@ -166,33 +184,28 @@ impl Service<http::Request<Body>> for Channel {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let deadline = match self.deadline(&request) {
-            Ok(deadline) => deadline,
+        let shared = Arc::clone(&self.0);
+        let rules = match shared.rules(&request) {
+            Ok(rules) => rules,
             Err(error) => return Box::pin(ready(Err(Status::internal(error.to_string())))),
         };
-        let peer = Arc::clone(&self.shared.peer);
-        let call = Call::new(request.uri().path(), peer, deadline);
+        let peer = Arc::clone(shared.attempts.endpoints.peer());
+        let call = Call::new(request.uri().path(), peer, rules.deadline);
 
         let headers = request.headers_mut();
         call.inject_trace(headers);
         if let Some(token) = end_user::current() {
             token.send(headers);
         }
-        if let Some(deadline) = deadline {
-            let timeout = deadline::format_timeout(deadline.remaining());
-            if let Ok(timeout) = HeaderValue::try_from(timeout) {
-                headers.insert(deadline::GRPC_TIMEOUT, timeout);
-            }
-        }
         let span = call.span();
-        let response = self.inner.clone().oneshot(request);
-        Box::pin(call.run(response).instrument(span))
+        let response = async move { call.run(shared.attempts.send(request, rules)).await };
+        Box::pin(response.instrument(span))
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Channel({})", self.shared.peer)
+        write!(formatter, "Channel({})", self.0.attempts.endpoints.peer())
     }
 }
 

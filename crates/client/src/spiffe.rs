@@ -111,6 +111,13 @@ impl fmt::Debug for SpiffeId {
     }
 }
 
+/// The last second in which a certificate is valid, since the Unix epoch.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Result<i64, Error> {
+    let (_, certificate) =
+        X509Certificate::from_der(certificate).map_err(|_| Error::Certificate)?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 /// Whether this is the name of a trust domain.
 pub fn is_trust_domain(text: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
@@ -182,6 +189,16 @@ mod tests {
         assert_eq!(read(&[]), Err(Error::UriNames(0)));
         assert_eq!(read(&[id, "https://a"]), Err(Error::UriNames(2)));
         assert_eq!(read(&["spiffe://a"]), Err(Error::Form("spiffe://a".to_owned())));
+    }
+
+    #[test]
+    fn a_certificate_states_when_it_expires() {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.not_after = time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        assert_eq!(expiry(certificate.der()), Ok(1_900_000_000));
+        assert_eq!(expiry(&CertificateDer::from(vec![0])), Err(Error::Certificate));
     }
 
     proptest! {

@@ -26,7 +26,9 @@ pub mod worker;
 use std::process::ExitCode;
 
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
-use service_runtime::{Server, Services, StartError, access_token::TokenKeys, sweep};
+use service_runtime::{
+    Server, Services, StartError, accept_compressed, access_token::TokenKeys, sweep,
+};
 
 use changes::Changes;
 pub use config::Config;
@@ -61,7 +63,7 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
         server.identifiers().clone(),
         config.purchase_timeout,
     );
-    let services = Services::default().and(PurchaseServiceServer::new(service));
+    let services = Services::default().and(accept_compressed!(PurchaseServiceServer::new(service)));
     let background = async {
         tokio::select! {
             never = Box::pin(worker.run()) => never,

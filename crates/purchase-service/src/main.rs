@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    purchase_service::main().await
+fn main() -> ExitCode {
+    service_runtime::block_on(purchase_service::main())
 }

@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use client::{Channel, end_user::Token};
 use futures::future::BoxFuture;
+use http::{HeaderMap, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use proto::user::v1::{
     GetJsonWebKeySetRequest, JsonWebKey, auth_service_client::AuthServiceClient,
@@ -243,6 +244,31 @@ fn decoding_key(key: &JsonWebKey) -> Option<(String, DecodingKey)> {
 impl fmt::Debug for TokenKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("TokenKeys").finish_non_exhaustive()
+    }
+}
+
+/// What a call carries as the proof of its end user, whatever it is worth.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// Nothing at all.
+    Absent,
+    /// One token.
+    Token(Token),
+    /// More than one, of which nobody knows which is meant.
+    Ambiguous,
+}
+
+impl Proof {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match Token::of(headers) {
+            Some(token) => Self::Token(token),
+            None if headers.contains_key(AUTHORIZATION) => Self::Ambiguous,
+            None => Self::Absent,
+        }
+    }
+
+    pub(crate) fn into_token(self) -> Option<Token> {
+        if let Self::Token(token) = self { Some(token) } else { None }
     }
 }
 

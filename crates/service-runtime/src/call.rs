@@ -1,44 +1,45 @@
 //! What happens around every call, from the outside in: its span, its caller's
-//! right to make it, and his who stands behind the caller, its deadline, the handler;
-//! and on the way out the end of its response, streams included.
+//! right to make it, its place among the calls under way, him who stands behind the
+//! caller, its deadline, the handler; and on the way out its [`answer`].
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+mod answer;
+mod compression;
+mod load;
 
-use client::{
-    Deadline, SpiffeId, deadline,
-    end_user::{self, Token},
-};
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
+use std::{convert::Infallible, sync::Arc};
+
+use client::{Deadline, SpiffeId, deadline, end_user};
+use http::{Request, Response};
+use http_body::Body as HttpBody;
 use prost::bytes::Bytes;
 use proto::{Policies, Policy};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body, codegen::StdError, service::Routes};
 use tower::Service;
 use tracing::{Instrument, Span};
 
+pub(crate) use self::load::Load;
+use self::{
+    answer::{Answer, Scope},
+    compression::Encoding,
+};
 use crate::{
     Caller, EndUser,
-    access_token::{self, Verifier},
+    access_token::{self, Proof, Verifier},
     caller::OPERATOR,
     connection::Drain,
     error, framing, telemetry, to_proto_role,
 };
 
-/// Who may call what.
+/// Who may call what, and how much at once.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) policies: Policies,
     pub(crate) trust_domain: String,
     pub(crate) namespace: String,
     pub(crate) verifier: Verifier,
+    pub(crate) load: Load,
 }
 
 /// What the contract says of a call; nothing of health and reflection.
@@ -68,10 +69,10 @@ impl Call {
         Self { routes, rules, peer, drain }
     }
 
-    pub(crate) async fn serve(
-        self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
+    pub(crate) async fn serve<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
+    {
         let span = telemetry::server_span(request.uri().path(), request.headers());
         if let Err((http_status, status)) = framing::check(&request) {
             record(&span, status.code());
@@ -79,21 +80,26 @@ impl Call {
             *response.status_mut() = http_status;
             return Ok(response);
         }
-        let response = self.answer(request, &span).instrument(span.clone()).await;
+        // In a box, which goes when the answer begins: a stream is to keep none of it.
+        let response = Box::pin(self.answer(request, &span)).instrument(span.clone()).await;
         Ok(response.unwrap_or_else(|status| {
             record(&span, status.code());
             status.into_http()
         }))
     }
 
-    async fn answer(
+    async fn answer<B>(
         mut self,
-        mut request: Request<Incoming>,
+        mut request: Request<B>,
         span: &Span,
-    ) -> Result<Response<Body>, Status> {
+    ) -> Result<Response<Body>, Status>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
+    {
         let Admission { peer, policy } =
             self.rules.admit(request.uri().path(), self.peer.as_ref())?;
         span.record("client.address", peer.workload());
+        let place = policy.map(|policy| self.rules.load.admit(policy.streaming)).transpose()?;
         let timeout = deadline::requested_timeout(request.headers())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let default = policy.map(|policy| policy.default_deadline);
@@ -104,20 +110,22 @@ impl Call {
         let cut = if has_no_end { goaway } else { cut };
         let mut end = End { deadline, token_expiry: None, cut };
 
-        let token = Token::of(request.headers());
-        let is_present = request.headers().contains_key(AUTHORIZATION);
+        let proof = Proof::of(request.headers());
         let user = tokio::select! {
             biased;
-            user = self.rules.admit_user(peer, policy, token.as_ref().ok_or(is_present)) => user?,
+            user = self.rules.admit_user(peer, policy, &proof) => user?,
             status = end.clone().reached() => return Err(status),
         };
-        if policy.is_some_and(|policy| policy.streaming) {
+        // Health and reflection have streams, too.
+        let is_stream = policy.is_none_or(|policy| policy.streaming);
+        if is_stream {
             let remaining = user.map(|user| self.rules.verifier.remaining(&user));
             end.token_expiry = remaining.map(Deadline::after);
         }
         // Nobody is handed on who was not proven.
-        let token = token.filter(|_| user.is_some());
+        let token = proof.into_token().filter(|_| user.is_some());
         request.extensions_mut().insert(Caller::new(peer.clone(), user));
+        let encoding = Encoding::accepted(request.headers());
         let mut early = std::pin::pin!(end.clone().reached());
         let handled = end_user::scope(token.clone(), self.routes.call(request));
         let response = tokio::select! {
@@ -129,11 +137,18 @@ impl Call {
         let Ok(mut response) = response;
         if let Some(code) = framing::correct(response.headers_mut()) {
             record(span, code);
+            return Ok(response);
         }
-        let span = span.clone();
+        if let Some(encoding) = encoding {
+            encoding.announce(response.headers_mut());
+        }
+        let scope = Scope { deadline, token, span: span.clone() };
         Ok(response.map(|body| {
-            let end = Box::pin(end.reached());
-            Body::new(Answer { body, end, deadline, token, span, ended: false })
+            Body::new(if is_stream {
+                Answer::stream(body, scope, encoding, place, end.reached())
+            } else {
+                Answer::whole(body, scope, encoding)
+            })
         }))
     }
 }
@@ -174,21 +189,20 @@ impl Rules {
     }
 
     /// The end user on whose behalf the peer calls, where the contract demands one.
-    /// `token` is the one token there is; else whether there was anything.
     async fn admit_user(
         &self,
         peer: &SpiffeId,
         policy: Option<&Policy>,
-        token: Result<&Token, bool>,
+        proof: &Proof,
     ) -> Result<Option<EndUser>, Status> {
         let Some(policy) = policy.filter(|policy| !policy.roles.is_empty()) else {
             return Ok(None);
         };
-        let token = match token {
-            Ok(token) => token,
-            Err(false) if peer.workload() == OPERATOR => return Ok(None),
-            Err(false) => return Err(access_token::missing()),
-            Err(true) => return Err(access_token::invalid()),
+        let token = match proof {
+            Proof::Token(token) => token,
+            Proof::Absent if peer.workload() == OPERATOR => return Ok(None),
+            Proof::Absent => return Err(access_token::missing()),
+            Proof::Ambiguous => return Err(access_token::invalid()),
         };
         let user = self.verifier.verify(token).await?;
         if policy.roles.contains(&to_proto_role(user.role)) {
@@ -233,143 +247,5 @@ impl End {
     }
 }
 
-/// The body of a response, which ends when its call must.
-struct Answer<E> {
-    body: Body,
-    end: Pin<Box<E>>,
-    deadline: Option<Deadline>,
-    token: Option<Token>,
-    span: Span,
-    ended: bool,
-}
-
-impl<E: Future<Output = Status>> HttpBody for Answer<E> {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        let _entered = this.span.enter();
-        let body = Pin::new(&mut this.body);
-        let polled = deadline::sync_scope(this.deadline, || {
-            end_user::sync_scope(this.token.clone(), || body.poll_frame(context))
-        });
-        match polled {
-            Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(code) = frame.trailers_mut().and_then(framing::correct) {
-                    record(&this.span, code);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(other) => Poll::Ready(other),
-            Poll::Pending => {
-                let status = std::task::ready!(this.end.as_mut().poll(context));
-                this.ended = true;
-                record(&this.span, status.code());
-                let mut trailers = HeaderMap::new();
-                Poll::Ready(Some(match status.add_header(&mut trailers) {
-                    Ok(()) => Ok(Frame::trailers(trailers)),
-                    Err(status) => Err(status),
-                }))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::{
-        Clock,
-        access_token::{Realm, TokenKeys},
-    };
-
-    const RESERVE: &str = "/chandlery.catalog.v1.StockService/Reserve";
-    const GET_PRODUCT: &str = "/chandlery.catalog.v1.CatalogService/GetProduct";
-
-    fn admit(path: &str, peer: Option<[&str; 3]>) -> Result<Option<Duration>, Code> {
-        let rules = Rules {
-            policies: Policies::load().unwrap(),
-            trust_domain: "chandlery.local".to_owned(),
-            namespace: "chandlery".to_owned(),
-            verifier: Verifier {
-                realm: Realm::new("chandlery.local", "chandlery"),
-                keys: TokenKeys::new(|| Box::pin(async { Ok(Vec::new()) })),
-                clock: Clock::system(),
-            },
-        };
-        let peer = peer.map(|[domain, namespace, workload]| {
-            SpiffeId::new(domain, namespace, workload).unwrap()
-        });
-        let admitted = rules.admit(path, peer.as_ref());
-        let default = |admission: Admission<'_>| admission.policy.map(|it| it.default_deadline);
-        admitted.map(default).map_err(|status| status.code())
-    }
-
-    #[test]
-    fn only_the_workloads_that_the_contract_names_are_admitted() {
-        let named = Some(["chandlery.local", "chandlery", "purchase-service"]);
-        let other = Some(["chandlery.local", "chandlery", "user-service"]);
-        assert_eq!(admit(RESERVE, named), Ok(Some(Duration::from_secs(2))));
-        assert_eq!(admit(RESERVE, other), Err(Code::PermissionDenied));
-        assert!(admit(GET_PRODUCT, other).is_ok());
-    }
-
-    #[test]
-    fn a_name_counts_in_the_own_trust_domain_and_namespace_alone() {
-        for foreign in [["elsewhere", "chandlery"], ["chandlery.local", "other"]] {
-            let peer = Some([foreign[0], foreign[1], "purchase-service"]);
-            assert_eq!(admit(RESERVE, peer), Err(Code::PermissionDenied));
-            assert_eq!(admit("/grpc.health.v1.Health/Check", peer), Err(Code::PermissionDenied));
-        }
-        assert_eq!(admit(RESERVE, None), Err(Code::Unauthenticated));
-    }
-
-    #[test]
-    fn health_and_reflection_are_open_to_the_suite_and_nothing_else_is() {
-        let anyone = Some(["chandlery.local", "chandlery", "anyone"]);
-        assert_eq!(admit("/grpc.health.v1.Health/Watch", anyone), Ok(None));
-        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-        assert_eq!(admit(reflection, anyone), Ok(None));
-        assert_eq!(admit("/an.other.v1.Service/Call", anyone), Err(Code::Unimplemented));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_with_the_token_of_its_user() {
-        let after = |seconds| Some(Deadline::after(Duration::from_secs(seconds)));
-        let end =
-            End { deadline: after(60), token_expiry: after(2), cut: CancellationToken::new() };
-        let mut answer = Answer {
-            body: Body::new(http_body_util::StreamBody::new(futures::stream::pending::<
-                Result<Frame<Bytes>, Status>,
-            >())),
-            end: Box::pin(end.reached()),
-            deadline: after(60),
-            token: None,
-            span: Span::none(),
-            ended: false,
-        };
-        let begun = tokio::time::Instant::now();
-        let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await;
-        let trailers = frame.unwrap().unwrap().into_trailers().unwrap();
-        let status = Status::from_header_map(&trailers).unwrap();
-        assert_eq!(error::reason(&status).as_deref(), Some("TOKEN_EXPIRED"));
-        assert_eq!(begun.elapsed(), Duration::from_secs(2));
-    }
-}
+mod tests;

@@ -1,43 +1,66 @@
 //! Connections: accepted, shaken hands with, served, and told to go away.
+//!
+//! | who | is waited for |
+//! |---|---|
+//! | a peer that does not shake hands | [`Patience::handshake`], and no longer than there is room |
+//! | a caller that does not speak HTTP/2 | [`Patience::preface`] |
+//! | a peer that is told to go away | [`Patience::goodbye`] after its last call |
+//! | a caller that is trusted no more | [`Patience::distrust`] to end its calls |
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+mod accept;
+mod backlog;
+mod http2;
+mod preface;
+mod slots;
+#[cfg(test)]
+mod tests;
 
-use client::SpiffeId;
-use http::Request;
-use http_body::Body as HttpBody;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+
+use client::{Identity, SpiffeId, identity::Renewals, spiffe};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    time,
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Service;
 
-use crate::call::{Call, Rules};
+use self::http2::{CALLER_STREAMS, PROBE_STREAMS, Terms};
+pub(crate) use self::{
+    accept::accept,
+    backlog::Backlog,
+    http2::FLUSH_TIMEOUT,
+    slots::{Limits, Slot, Slots, raise_descriptor_limit},
+};
+use crate::{
+    Clock, Timestamp,
+    call::{Call, Rules},
+};
 
-/// How long a peer may take over its TLS handshake, and a probe over its first
-/// question.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait before accepting again when accepting fails, which it does when
-/// the process runs out of descriptors.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-/// The most bytes of metadata, decoded, that are read at all. What is more than a call
-/// may have and less than this is refused in words, and not by closing the stream.
-const HEADER_LIST_LIMIT: u32 = 64 << 10;
+/// How long peers are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) handshake: Duration,
+    pub(crate) preface: Duration,
+    pub(crate) goodbye: Duration,
+    pub(crate) distrust: Duration,
+}
 
-/// How many bytes a caller may send ahead of what is read, on one stream and on all.
-///
-/// h2 closes a connection on which too many small frames wait to be read: each counts
-/// for what it lacks of 256 bytes, and half the window of the connection is the most.
-/// Callers that send a frame per message come there long before the window of a stream
-/// as large as the connection's would hold them back. So that is a small part of it:
-/// dozens of streams may be full of frames of 60 bytes, or three of frames of one.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+impl Default for Patience {
+    /// A handshake and a preface take a round trip each, so that seconds are for packets
+    /// that were lost, and silence ends within ten.
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            preface: Duration::from_secs(3),
+            goodbye: Duration::from_secs(1),
+            distrust: Duration::from_secs(10),
+        }
+    }
+}
 
 /// How connections and calls learn that the server drains.
 #[derive(Clone, Default)]
@@ -48,108 +71,161 @@ pub(crate) struct Drain {
     pub(crate) cut: CancellationToken,
 }
 
-/// Accepts connections for ever and serves each in a task of its own.
-pub(crate) async fn accept<F>(
-    listener: TcpListener,
-    connections: &TaskTracker,
-    mut serve: impl FnMut(TcpStream) -> F,
-) -> Infallible
-where
-    F: Future<Output = ()> + Send + 'static,
-{
+impl Drain {
+    /// That of one connection, which has a part in that of all.
+    fn of_connection(&self) -> Self {
+        Self { goaway: self.goaway.child_token(), cut: self.cut.child_token() }
+    }
+}
+
+/// How callers are served, over mutual TLS.
+#[derive(Clone)]
+pub(crate) struct Callers {
+    /// Changes when the identity is renewed.
+    pub(crate) tls: watch::Receiver<TlsAcceptor>,
+    pub(crate) identity: Identity,
+    pub(crate) clock: Clock,
+    pub(crate) routes: Routes,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) backlog: Backlog,
+    pub(crate) drain: Drain,
+    pub(crate) patience: Patience,
+}
+
+impl Callers {
+    /// Shakes hands with a caller and serves its calls.
+    pub(crate) async fn serve(mut self, stream: TcpStream, mut slot: Slot) {
+        let drain = self.drain.of_connection();
+        let too_late = async {
+            drain.goaway.cancelled().await;
+            sleep(self.patience.goodbye).await;
+        };
+        // The first calls may be under way already, so that there is a goodbye even now.
+        let shaken = tokio::select! {
+            shaken = shake_hands(&mut self.tls, stream, self.patience) => shaken,
+            () = too_late => return,
+        };
+        let Some((mut stream, preface)) = shaken else { return };
+        slot.keep();
+
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let Self { routes, rules, backlog, patience, .. } = &self;
+        let call = Call::new(routes.clone(), Arc::clone(rules), peer(&chain), drain.clone());
+        let terms = Terms {
+            streams: CALLER_STREAMS,
+            drain: drain.clone(),
+            goodbye: patience.goodbye,
+            backlog: backlog.of_connection(),
+        };
+        let goodbye = patience.goodbye;
+        let handle = move |request| call.clone().serve(request);
+        tokio::select! {
+            () = http2::serve(&mut stream, &preface, terms, handle) => {}
+            never = self.part_when_distrusted(&chain, &drain) => match never {},
+        }
+        http2::close(&mut stream, goodbye).await;
+    }
+
+    /// Has the connection drain when its caller is trusted no more.
+    async fn part_when_distrusted(
+        &mut self,
+        chain: &[CertificateDer<'_>],
+        drain: &Drain,
+    ) -> Infallible {
+        let expiry = chain.iter().filter_map(|it| spiffe::expiry(it).ok()).min();
+        let expiry =
+            expiry.map(|seconds| Timestamp::from_micros(seconds.saturating_mul(1_000_000)));
+        loop {
+            let remaining = expiry.map(|expiry| expiry.saturating_since(self.clock.now()));
+            // The second in which it expires is its last.
+            let expired = sleep(remaining.unwrap_or(Duration::MAX).saturating_add(SECOND));
+            tokio::select! {
+                renewed = self.tls.changed() => if renewed.is_err() { return pending().await },
+                () = expired => {}
+            }
+            if let Err(error) = self.identity.verify_client(chain) {
+                tracing::debug!(%error, "a caller is trusted no more");
+                break;
+            }
+        }
+        drain.goaway.cancel();
+        sleep(self.patience.distrust).await;
+        drain.cut.cancel();
+        pending().await
+    }
+}
+
+/// Has handshakes from now on use what the identity is renewed to.
+pub(crate) async fn renew(
+    identity: &Identity,
+    mut renewals: Renewals,
+    tls: watch::Sender<TlsAcceptor>,
+) -> Infallible {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Answers are small; Nagle's algorithm would hold them back.
-                let _ = stream.set_nodelay(true);
-                connections.spawn(serve(stream));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
-                time::sleep(ACCEPT_BACK_OFF).await;
-            }
+        renewals.next().await;
+        match identity.server_config() {
+            Ok(config) => drop(tls.send_replace(config.into())),
+            Err(error) => tracing::warn!(%error, "the renewed identity cannot serve"),
         }
     }
 }
 
-/// Shakes hands with a caller and serves its calls.
-pub(crate) async fn serve_caller(
+const SECOND: Duration = Duration::from_secs(1);
+
+/// TLS, and then the preface of HTTP/2.
+async fn shake_hands(
+    tls: &mut watch::Receiver<TlsAcceptor>,
     stream: TcpStream,
-    tls: TlsAcceptor,
-    routes: Routes,
-    rules: Arc<Rules>,
-    drain: Drain,
-) {
-    let handshake = time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
-    let stream = tokio::select! {
-        shaken = handshake => match shaken {
+    patience: Patience,
+) -> Option<(TlsStream<TcpStream>, Vec<u8>)> {
+    // Whether what counts now still counts later is judged from here on.
+    let acceptor = tls.borrow_and_update().clone();
+    let mut stream =
+        match timeout(patience.handshake, acceptor.accept(stream).into_fallible()).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
-            Err(_) => return tracing::debug!("handshake took too long"),
-        },
-        () = drain.goaway.cancelled() => return,
-    };
-    let call = Call::new(routes, rules, peer(&stream), drain.clone());
-    serve_connection(stream, drain, move |request| call.clone().serve(request)).await;
-}
-
-/// Answers a probe. Anybody can connect to its port, but a probe has something to
-/// ask.
-pub(crate) async fn serve_probe(stream: TcpStream, routes: Routes) {
-    let has_asked = CancellationToken::new();
-    let answer = |request| {
-        has_asked.cancel();
-        routes.clone().call(request)
-    };
-    let silent = async {
-        time::sleep(HANDSHAKE_TIMEOUT).await;
-        if has_asked.is_cancelled() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = serve_connection(stream, Drain::default(), answer) => {}
-        () = silent => tracing::debug!("a connection asked nothing"),
+            Ok(Err((error, mut stream))) => {
+                tracing::debug!(%error, "handshake failed");
+                http2::close(&mut stream, patience.goodbye).await;
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!("handshake took too long");
+                return None;
+            }
+        };
+    match timeout(patience.preface, preface::read(&mut stream)).await {
+        Ok(Ok(preface)) => return Some((stream, preface)),
+        Ok(Err(error)) => tracing::debug!(%error, "the peer does not speak HTTP/2"),
+        Err(_) => tracing::debug!("the peer says nothing"),
     }
+    None
 }
 
 /// The SPIFFE ID that the handshake proved.
-fn peer(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> Option<SpiffeId> {
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    SpiffeId::from_certificate(certificate)
+fn peer(chain: &[CertificateDer<'_>]) -> Option<SpiffeId> {
+    SpiffeId::from_certificate(chain.first()?)
         .inspect_err(|error| tracing::debug!(%error, "the peer has no SPIFFE ID"))
         .ok()
 }
 
-async fn serve_connection<I, H, F, B>(stream: I, drain: Drain, handle: H)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<http::Response<B>, Infallible>> + Send + 'static,
-    B: HttpBody + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let service = service_fn(handle);
-    let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(1024)
-            .max_header_list_size(HEADER_LIST_LIMIT)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = drain.goaway.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+/// Answers a probe. Anybody can connect to its port, so that nobody keeps his slot against
+/// newcomers.
+pub(crate) async fn serve_probe(
+    mut stream: TcpStream,
+    _slot: Slot,
+    routes: Routes,
+    backlog: Backlog,
+) {
+    let Patience { preface, goodbye, .. } = Patience::default();
+    let Ok(Ok(preface)) = timeout(preface, preface::read(&mut stream)).await else {
+        return tracing::debug!("a connection asked nothing");
     };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "connection broke");
-    }
+    let terms = Terms {
+        streams: PROBE_STREAMS,
+        drain: Drain::default(),
+        goodbye,
+        backlog: backlog.of_connection(),
+    };
+    http2::serve(&mut stream, &preface, terms, move |request| routes.clone().call(request)).await;
+    http2::close(&mut stream, goodbye).await;
 }

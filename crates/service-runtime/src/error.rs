@@ -2,7 +2,7 @@
 //! (`google.rpc.ErrorInfo`, <https://google.aip.dev/193>) and a sentence for
 //! people. What is inside a service is logged once and never sent.
 
-use std::{collections::HashMap, fmt::Display};
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -26,6 +26,22 @@ pub fn refusal_about<const N: usize>(
         about.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     Status::with_error_details(code, message, details)
+}
+
+/// When to repeat a call that was refused, in milliseconds, as gRPC's own clients read it.
+/// <https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback>
+const PUSH_BACK: &str = "grpc-retry-pushback-ms";
+
+/// Refuses a request because there is too much to do, and says for how long. Nothing was
+/// done for it, so that any call may be repeated.
+pub fn exhausted(reason: &str, message: impl Into<String>, retry_delay: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, []);
+    details.set_retry_info(Some(retry_delay));
+    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
+    if let Ok(delay) = retry_delay.as_millis().to_string().parse() {
+        status.metadata_mut().insert(PUSH_BACK, delay);
+    }
+    status
 }
 
 /// All that a caller learns of a failure of the service itself.

@@ -71,17 +71,22 @@ fn corrected(status: &Status) -> Option<Status> {
         }
         // Whatever else failed is ours, and what is inside is never sent.
         Code::Internal if message != error::INTERNAL => Some(error::internal(&message)),
-        Code::OutOfRange => Some(Status::resource_exhausted(format!(
-            "the message is too large: {message}; send less at once"
-        ))),
+        Code::OutOfRange => Some(too_large(message)),
+        Code::ResourceExhausted if message.starts_with("Error decompressing") => {
+            Some(too_large(message))
+        }
         Code::Unimplemented if message.is_empty() => {
             Some(Status::unimplemented("this service has no such RPC; call the one that has"))
         }
         Code::Unimplemented if message.starts_with("Content is compressed") => {
-            Some(Status::unimplemented(format!("{message}; send it as it is")))
+            Some(Status::unimplemented(format!("{message}; send it as it is, or in gzip or zstd")))
         }
         _ => None,
     }
+}
+
+fn too_large(message: &str) -> Status {
+    Status::resource_exhausted(format!("the message is too large: {message}; send less at once"))
 }
 
 #[cfg(test)]
@@ -119,6 +124,9 @@ mod tests {
         };
         assert_eq!(seen(Status::internal("Missing request message.")), Code::InvalidArgument);
         assert_eq!(seen(Status::out_of_range("too large")), Code::ResourceExhausted);
+        assert_eq!(seen(Status::internal("Error decompressing: EOF")), Code::InvalidArgument);
+        let bomb = Status::resource_exhausted("Error decompressing: size limit exceeded");
+        assert!(corrected(&bomb).unwrap().message().ends_with("send less at once"));
         assert_eq!(seen(error::internal(&"the disk is full")), Code::Internal);
         let inside = corrected(&Status::internal("secret")).unwrap();
         assert_eq!((inside.code(), inside.message()), (Code::Internal, error::INTERNAL));

@@ -26,11 +26,11 @@ mod time;
 
 pub use caller::{Actor, Caller, EndUser, NotOwner, Role};
 pub use config::{Config, LogFormat, PositiveSeconds, Reported, Seconds, Variables};
-pub use error::{DOMAIN, internal, reason, refusal, refusal_about, unavailable};
+pub use error::{DOMAIN, exhausted, internal, reason, refusal, refusal_about, unavailable};
 pub use fields::{Fields, has_direction_marks, to_proto_money, to_proto_role, to_proto_timestamp};
 pub use money::{Currency, InvalidCurrency, Money};
 pub use page::{Page, PageTokens, Paged, ResumeTokens};
-pub use program::main;
+pub use program::{block_on, main};
 pub use request::{RequestIdReused, RequestKey};
 pub use server::{Server, Services, StartError};
 pub use sweep::sweep;

@@ -4,14 +4,21 @@
 use std::{env, future::Future, process::ExitCode};
 
 use rand::{SeedableRng, rngs::StdRng, rngs::SysRng};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Clock, Config, Identifiers, Server, StartError, Variables,
     config::{Invalid, Reported},
+    connection::raise_descriptor_limit,
     telemetry,
 };
+
+/// The status of sysexits for what the operating system refuses.
+const OS: u8 = 71;
 
 /// Why a process ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +39,29 @@ impl Failure {
     /// The codes of BSD's sysexits, so that a supervisor can tell what to mend.
     fn exit_code(&self) -> ExitCode {
         const UNAVAILABLE: u8 = 69;
-        const OS: u8 = 71;
         const CONFIGURATION: u8 = 78;
         ExitCode::from(match self {
             Self::Start(StartError::Bind { .. }) => UNAVAILABLE,
             Self::Configuration(_) | Self::Telemetry(_) | Self::Start(_) => CONFIGURATION,
             Self::Signals(_) | Self::Randomness(_) => OS,
         })
+    }
+}
+
+/// Runs a process to its end on a runtime of its own. What still runs then is left behind:
+/// a thread that waits for the operating system, to resolve a name or to write to a disk,
+/// must not keep the process from ending.
+pub fn block_on(process: impl Future<Output = ExitCode>) -> ExitCode {
+    match Runtime::new() {
+        Ok(runtime) => {
+            let exit_code = runtime.block_on(process);
+            runtime.shutdown_background();
+            exit_code
+        }
+        Err(error) => {
+            eprintln!("no threads can be started: {error}");
+            ExitCode::from(OS)
+        }
     }
 }
 
@@ -84,6 +107,7 @@ where
     let (shared, own) = (Config::parse(&mut variables), parse(&mut variables));
     let (shared, own) = variables.accept(shared.and_then(|shared| Ok((shared, own?))))?;
 
+    raise_descriptor_limit();
     let telemetry = telemetry::install(name, &shared)?;
     let clock = Clock::system();
     let random = StdRng::try_from_rng(&mut SysRng).map_err(Failure::Randomness)?;
@@ -125,4 +149,27 @@ fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(shutdown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_keep_a_process_from_ending() {
+        let (ended, has_ended) = mpsc::channel();
+        let (release, hang) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            let status = block_on(async {
+                tokio::task::spawn_blocking(move || hang.recv());
+                ExitCode::from(7)
+            });
+            ended.send(status).unwrap();
+        });
+        let status = has_ended.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(status, ExitCode::from(7));
+        drop(release);
+    }
 }

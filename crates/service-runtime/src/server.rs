@@ -3,7 +3,7 @@
 //! tonic's own server never ends while one silent connection is left; here the
 //! drain has a hard deadline.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
 
 use client::{Channel, Identity, SpiffeId, Target};
 use http::Request;
@@ -18,14 +18,13 @@ use tower::Service;
 use crate::{
     Clock, Config, Identifiers,
     access_token::{Realm, TokenIssuer, TokenKeys, Verifier},
-    call::Rules,
-    connection::{Drain, accept, serve_caller, serve_probe},
+    call::{Load, Rules},
+    connection::{
+        Backlog, Callers, Drain, FLUSH_TIMEOUT, Limits, Patience, Slots, accept, renew, serve_probe,
+    },
     health::Health,
     sqlite,
 };
-
-/// How long answers may take to leave once the drain deadline has cut their calls.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +150,10 @@ impl Server {
             routes = reflect(routes, &names)?;
         }
         let routes = routes.add_service(health.clone()).prepare();
-        let tls = TlsAcceptor::from(self.identity.server_config()?);
+        let identity = self.identity.clone();
+        let renewals = identity.renewals();
+        let (tls, current_tls) = watch::channel(TlsAcceptor::from(identity.server_config()?));
+        identity.keep_fresh();
         let grpc = bind("GRPC_LISTEN_ADDRESS", self.config.grpc_listen_address).await?;
         let probes = bind("HEALTH_LISTEN_ADDRESS", self.config.health_listen_address).await?;
         let verifier =
@@ -159,21 +161,33 @@ impl Server {
         let rules = Arc::new(Rules {
             policies: Policies::load()?,
             verifier,
+            load: Load::default(),
             trust_domain: self.config.trust_domain,
             namespace: self.config.namespace,
         });
 
-        let drain = Drain::default();
+        let (caller_limits, probe_limits) = Limits::of_process();
+        let (drain, backlog) = (Drain::default(), Backlog::default());
         let connections = TaskTracker::new();
-        let accepting = accept(grpc, &connections, |stream| {
-            let (routes, rules) = (routes.clone(), Arc::clone(&rules));
-            serve_caller(stream, tls.clone(), routes, rules, drain.clone())
+        let callers = Callers {
+            tls: current_tls,
+            identity: identity.clone(),
+            clock: self.clock,
+            routes,
+            rules,
+            backlog: backlog.clone(),
+            drain: drain.clone(),
+            patience: Patience::default(),
+        };
+        let accepting = accept(grpc, Slots::new(caller_limits), &connections, |stream, slot| {
+            callers.clone().serve(stream, slot)
         });
         // Probes are answered for as long as the process lives.
         let probe_connections = TaskTracker::new();
-        let probing = accept(probes, &probe_connections, |stream| {
-            serve_probe(stream, Routes::new(health.clone()))
-        });
+        let probing =
+            accept(probes, Slots::new(probe_limits), &probe_connections, |stream, slot| {
+                serve_probe(stream, slot, Routes::new(health.clone()), backlog.clone())
+            });
 
         serving_status.send_replace(true);
         let serving = async {
@@ -197,6 +211,7 @@ impl Server {
         tokio::select! {
             () = serving => Ok(()),
             never = probing => match never {},
+            never = renew(&identity, renewals, tls) => match never {},
             never = background => match never {},
         }
     }

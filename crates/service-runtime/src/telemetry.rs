@@ -2,7 +2,7 @@
 //! standard `OTEL_*` variables ask for them, and W3C trace context from hop to
 //! hop.
 
-use std::{collections::HashMap, io::IsTerminal};
+use std::{collections::HashMap, io::IsTerminal, time::Duration};
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -21,6 +21,10 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 
 use crate::{Config, config::LogFormat};
 
+/// How long the last spans may take to leave: a collector that hangs must not keep the
+/// process from ending within a second of its drain.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
+
 /// Why telemetry could not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -35,7 +39,7 @@ pub(crate) struct Telemetry(SdkTracerProvider);
 
 impl Telemetry {
     pub(crate) fn flush(self) {
-        if let Err(error) = self.0.shutdown() {
+        if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not exported");
         }
     }
@@ -54,7 +58,8 @@ pub(crate) fn install(service: &'static str, config: &Config) -> Result<Telemetr
     let provider = provider.build();
     global::set_text_map_propagator(TraceContextPropagator::new());
 
-    let log_filter = EnvFilter::try_new(&config.log_filter)?;
+    // h2 warns of what peers do wrong, as often as they do it.
+    let log_filter = EnvFilter::try_new(format!("h2=error,{}", config.log_filter))?;
     // The exporter's own calls must not make spans, or it would never rest.
     let span_filter = EnvFilter::try_new("info,h2=off,hyper=off,tonic=off,opentelemetry=off")?;
     let lines = tracing_subscriber::fmt::layer()

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use service_runtime::{
-    DOMAIN, NotOwner, RequestIdReused, access_token::InvalidKey, internal, refusal, refusal_about,
-    sqlite,
+    NotOwner, RequestIdReused, access_token::InvalidKey, exhausted, internal, refusal,
+    refusal_about, sqlite,
 };
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
 use crate::{api_key, ledger::BalanceLimit, password, payment::Refusal, user};
@@ -111,7 +110,9 @@ impl From<Error> for Status {
             Error::TooManyApiKeys => {
                 refusal(Code::FailedPrecondition, "TOO_MANY_API_KEYS", message)
             }
-            Error::Password(password::Failure::TooMany) => too_many_passwords(message),
+            Error::Password(password::Failure::TooMany) => {
+                exhausted("TOO_MANY_PASSWORDS", message, PASSWORD_RETRY_DELAY)
+            }
             Error::Password(password::Failure::Broken(_))
             | Error::SigningKey(InvalidKey)
             | Error::NoSigningKey => internal(&message),
@@ -127,12 +128,6 @@ impl From<Error> for Status {
     }
 }
 
-fn too_many_passwords(message: String) -> Status {
-    let mut details = ErrorDetails::with_error_info("TOO_MANY_PASSWORDS", DOMAIN, []);
-    details.set_retry_info(Some(PASSWORD_RETRY_DELAY));
-    Status::with_error_details(Code::ResourceExhausted, message, details)
-}
-
 fn reason(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::InsufficientCredit => "INSUFFICIENT_CREDIT",
@@ -145,6 +140,8 @@ fn reason(refusal: Refusal) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt;
+
     use super::*;
 
     #[test]

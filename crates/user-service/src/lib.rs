@@ -36,7 +36,7 @@ use proto::user::v1::{
     user_service_server::UserServiceServer,
 };
 use service_runtime::{
-    Server, Services, StartError,
+    Server, Services, StartError, accept_compressed,
     access_token::{SigningKey, TokenKeys},
     sweep,
 };
@@ -68,9 +68,9 @@ pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
     );
     let service = grpc::Service::new(access.clone());
     let services = Services::default()
-        .and(UserServiceServer::new(service.clone()))
-        .and(AuthServiceServer::new(service.clone()))
-        .and(AccountServiceServer::new(service));
+        .and(accept_compressed!(UserServiceServer::new(service.clone())))
+        .and(accept_compressed!(AuthServiceServer::new(service.clone())))
+        .and(accept_compressed!(AccountServiceServer::new(service)));
     let token_keys = TokenKeys::new({
         let access = access.clone();
         move || {

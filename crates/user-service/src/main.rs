@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    user_service::main().await
+fn main() -> ExitCode {
+    service_runtime::block_on(user_service::main())
 }

@@ -30,6 +30,25 @@ async fn a_purchase_whose_supplier_hangs_is_answered_at_the_deadline_and_settled
 }
 
 #[tokio::test]
+async fn a_purchase_whose_caller_goes_away_is_settled_without_him() {
+    let mut shop = shop().await;
+    let rope = shop.product(250, 10).await;
+    let user = shop.user(1_000).await;
+    let order = shop.order(&user, &[(&rope, 2)]);
+
+    shop.suite.pause(Service::Catalog).unwrap();
+    let mut purchases = shop.clients.purchases.clone();
+    let buying = purchases.create_purchase(order);
+    let ids = tokio::select! {
+        answer = buying => panic!("the supplier hangs: {answer:?}"),
+        ids = shop.wait_for_purchases(1) => ids,
+    };
+    shop.suite.resume(Service::Catalog).unwrap();
+    shop.wait_for_state(&ids[0], PurchaseState::Confirmed).await;
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn the_service_itself_ends_a_stream_at_the_deadline_with_a_clear_status() {
     let shop = shop().await;
     let rope = shop.product(250, 10).await;

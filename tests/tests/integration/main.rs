@@ -11,6 +11,7 @@ mod auth;
 mod bad_input;
 mod carts;
 mod catalog;
+mod compression;
 mod configuration;
 mod deadlines;
 mod entries;

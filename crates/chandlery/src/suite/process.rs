@@ -1,4 +1,4 @@
-//! One service of a suite: its ports, its process, its log.
+//! One process of a suite: its ports, its database, its log, its life.
 
 use std::{
     fs::{self, File},
@@ -45,6 +45,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_TAIL_LINES: usize = 20;
 
 /// What the processes of a suite have in common.
+#[derive(Clone)]
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) directory: PathBuf,
@@ -57,8 +58,13 @@ impl Program {
         self.directory.join("certs")
     }
 
+    /// Where the process of this name keeps its data.
+    pub(super) fn database_file(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.db"))
+    }
+
     fn spawn(&self, member: &Member, claim: File) -> Result<Process, Error> {
-        let Member { service, log_file, grpc_port, health_port, variables, .. } = member;
+        let Member { service, name, log_file, grpc_port, health_port, variables, .. } = member;
         let log = match log_file {
             Some(path) => File::options()
                 .create(true)
@@ -78,7 +84,7 @@ impl Program {
             .env("TLS_CERTIFICATE_FILE", tls.certificate)
             .env("TLS_PRIVATE_KEY_FILE", tls.private_key)
             .env("TLS_TRUST_BUNDLE_FILE", tls.trust_bundle)
-            .env("DATABASE_FILE", self.directory.join(format!("{service}.db")))
+            .env("DATABASE_FILE", self.database_file(name))
             .env("LOG_FORMAT", "text")
             .env("NO_COLOR", "1")
             .envs(variables.iter().map(|(name, value)| (name, value)))
@@ -112,10 +118,12 @@ impl Drop for Process {
     }
 }
 
-/// One service of a suite.
+/// One process of a suite, while it runs and while it does not.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) service: Service,
+    /// What its files are called: as the service, if it is the suite's own.
+    pub(super) name: String,
     /// Variables that only this service has.
     pub(super) variables: Vec<(&'static str, String)>,
     /// None if the log goes to the standard error.
@@ -123,18 +131,19 @@ pub(super) struct Member {
     random: StdRng,
     grpc_port: u16,
     health_port: u16,
-    /// A lock that the process inherits, so that there is one process of the service in
-    /// the directory at a time, even when its supervisor is killed.
+    /// A lock that the process inherits, so that there is one process of the name in the
+    /// directory at a time, even when its supervisor is killed.
     claim: Option<File>,
     process: Option<Process>,
 }
 
 impl Member {
-    pub(super) fn new(service: Service, log_file: PathBuf, random: StdRng) -> Self {
+    pub(super) fn new(service: Service, name: String, directory: &Path, random: StdRng) -> Self {
         Self {
             service,
             variables: Vec::new(),
-            log_file: Some(log_file),
+            log_file: Some(log_file(directory, &name)),
+            name,
             random,
             grpc_port: 0,
             health_port: 0,
@@ -168,7 +177,7 @@ impl Member {
     /// Waits until no other process is the service in this directory, and keeps others
     /// from becoming it.
     pub(super) async fn claim(&mut self, program: &Program) -> Result<File, Error> {
-        let path = program.directory.join(format!("{}.lock", self.service));
+        let path = program.directory.join(format!("{}.lock", self.name));
         let failed = |cause| Error::File { path: path.clone(), cause };
         let claim = match self.claim.take() {
             Some(claim) => claim,
@@ -321,8 +330,8 @@ impl Member {
     }
 }
 
-pub(super) fn log_file(directory: &Path, service: Service) -> PathBuf {
-    directory.join(format!("{service}.log"))
+pub(super) fn log_file(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.log"))
 }
 
 pub(super) fn log_tail(log_file: &Path) -> String {

@@ -1,0 +1,246 @@
+//! Connections: made within a time, kept alive, and asked what became of a request
+//! that was not answered.
+
+use std::{
+    error::Error as StdError,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::CertificateError;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+
+use crate::{Identity, SpiffeId, target::Address};
+
+/// How long an address may take to accept a connection and to shake hands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection may be silent before it is asked whether it lives, and how
+/// long it may take to say so: a peer that has vanished is given up after 15 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many bytes a peer may send ahead of what is read, on one stream and on all: what
+/// a server of the suite grants, and for its reason. h2 closes a connection on which too
+/// many small frames wait to be read, and with a larger window a few slow readers of a
+/// stream of small messages would come there.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How many bytes of a request wait for a peer that does not read. The rest stays with
+/// the caller, who learns that way to be slower.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Makes connections to one address, as the identity is at the time.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) address: Address,
+    pub(crate) identity: Identity,
+    pub(crate) peer: SpiffeId,
+}
+
+/// What a connection lives by: it must be polled, and ends with the reason why the
+/// connection did. When it is dropped, or nobody can send any more, the streams that are
+/// open live on to their own ends.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = String> + Send>>;
+
+impl Connector {
+    /// A new connection, or what is wrong, for a person to read.
+    pub(crate) async fn connect(self) -> Result<(Connection, Driver), String> {
+        let began = Instant::now();
+        match timeout(CONNECT_TIMEOUT, self.open()).await {
+            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, began), driver)),
+            Ok(Err(error)) => Err(explain(&error)),
+            Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+        }
+    }
+
+    async fn open(self) -> io::Result<(SendRequest<Body>, Driver)> {
+        match &self.address {
+            Address::Tcp { at, .. } => {
+                let stream = TcpStream::connect(&**at).await?;
+                // Requests are small; Nagle's algorithm would hold them back.
+                stream.set_nodelay(true)?;
+                self.shake_hands(stream).await
+            }
+            Address::Unix(path) => self.shake_hands(UnixStream::connect(path).await?).await,
+        }
+    }
+
+    async fn shake_hands<I>(&self, stream: I) -> io::Result<(SendRequest<Body>, Driver)>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let config = self.identity.client_config(self.peer.clone()).map_err(io::Error::other)?;
+        let tls = TlsConnector::from(config);
+        let stream = tls.connect(self.address.server_name(), stream).await?;
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let driver = async move {
+            match connection.await {
+                Ok(()) => LOST.to_owned(),
+                Err(error) => loss(&error),
+            }
+        };
+        Ok((sender, Box::pin(driver)))
+    }
+}
+
+/// One HTTP/2 connection.
+pub(crate) struct Connection {
+    sender: SendRequest<Body>,
+    open_streams: AtomicUsize,
+    began: Instant,
+}
+
+/// A stream of a connection, which counts as open until it is dropped.
+pub(crate) struct Stream(Arc<Connection>);
+
+/// Why a request was not answered.
+pub(crate) enum Unanswered {
+    /// Nothing of it was sent; here it is again.
+    Unsent(Box<Request<Body>>),
+    /// The connection was going away, and its peer did not begin with it.
+    Unbegun,
+    /// The peer refused to begin with it.
+    Refused,
+    /// It may have had its effect.
+    Lost(String),
+}
+
+impl Connection {
+    fn new(sender: SendRequest<Body>, began: Instant) -> Self {
+        Self { sender, open_streams: AtomicUsize::new(0), began }
+    }
+
+    /// Whether no stream can be opened any more: it is lost or going away.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(crate) fn open_streams(&self) -> usize {
+        self.open_streams.load(Ordering::Relaxed)
+    }
+
+    /// The time since it began to be made.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    pub(crate) fn open(self: &Arc<Self>) -> Stream {
+        self.open_streams.fetch_add(1, Ordering::Relaxed);
+        Stream(Arc::clone(self))
+    }
+}
+
+impl Stream {
+    pub(crate) async fn send(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let has_message = !http_body::Body::is_end_stream(request.body());
+        let response = self.0.sender.clone().try_send_request(request);
+        response.await.map_err(|mut error| match error.take_message() {
+            Some(request) => Unanswered::Unsent(Box::new(request)),
+            None => judge(error.error(), has_message),
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.open_streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells from an error whether the peer can have begun with a request.
+///
+/// h2 gives a remote GOAWAY as the error of those streams alone that lie above its last
+/// one, and of those that were about to be opened. Of the latter the headers may have been
+/// sent, but no message yet; and the same is so when hyper drops a request, which is an
+/// error "of the user", because the connection ended while it waited for the peer to
+/// allow one more stream. A request that has no message is complete with its headers.
+fn judge(error: &hyper::Error, has_message: bool) -> Unanswered {
+    let cause = chain(error).find_map(|error| error.downcast_ref::<h2::Error>());
+    let was_refused = cause.is_some_and(|cause| {
+        cause.is_remote() && cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+    });
+    let was_dropped =
+        cause.map_or(error.is_user(), |cause| cause.is_remote() && cause.is_go_away());
+    if was_refused {
+        Unanswered::Refused
+    } else if was_dropped && has_message {
+        Unanswered::Unbegun
+    } else {
+        Unanswered::Lost(loss(error))
+    }
+}
+
+const LOST: &str = "the connection was lost";
+
+/// Says how a connection was lost, as far as that tells anything.
+pub(crate) fn loss(error: &(dyn StdError + 'static)) -> String {
+    let io_error = chain(error).find_map(|error| {
+        let h2_error = error.downcast_ref::<h2::Error>();
+        error.downcast_ref::<io::Error>().or_else(|| h2_error?.get_io())
+    });
+    match io_error {
+        // A broken pipe is what h2 calls the end of a connection that nobody announced.
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            format!("{LOST}: {}", explain(error))
+        }
+        _ => LOST.to_owned(),
+    }
+}
+
+/// An error and its sources.
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+fn explain(error: &io::Error) -> String {
+    let tls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls_error {
+        None => error.to_string(),
+        Some(rustls::Error::InvalidCertificate(problem)) => match problem {
+            CertificateError::Other(reason) => format!("another peer answered: {reason}"),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the certificate of the peer has expired".to_owned()
+            }
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "no authority of the trust bundle issued the certificate of the peer".to_owned()
+            }
+            problem => format!("the certificate of the peer is refused: {problem}"),
+        },
+        Some(other) => other.to_string(),
+    }
+}

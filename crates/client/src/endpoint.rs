@@ -1,0 +1,212 @@
+//! One endpoint as calls see it: its connections, and how busy it is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{
+    balance::{Load, Outcome, Pending},
+    connection::{Connection, Stream},
+    snapshot::{EndpointSnapshot, EndpointState},
+    target::Address,
+};
+
+/// How many streams a connection is to carry on average: half of what a peer is sure to
+/// allow, which is 100 (RFC 9113, section 6.5.2).
+const STREAMS_PER_CONNECTION: usize = 50;
+
+/// The most connections to one endpoint. One saturates at about half of what four reach,
+/// and more reach no more.
+const MAX_CONNECTIONS: usize = 4;
+
+/// How long a failure to connect is news. A call that finds an older one has it tried
+/// again at once, so that a peer that is back is found by the first call.
+const FAILURE_IS_NEWS: Duration = Duration::from_millis(100);
+
+/// How many calls the average of open streams is taken over.
+const CALLS_ON_AVERAGE: usize = 16;
+
+/// Where calls go.
+pub(crate) struct Endpoint {
+    address: Address,
+    state: watch::Sender<State>,
+    load: Arc<Load>,
+    /// The streams that calls found open, on average, as a multiple of
+    /// 1 / [`CALLS_ON_AVERAGE`].
+    crowd: AtomicUsize,
+    /// Told when more connections are wanted.
+    crowded: Notify,
+    /// Told when a call wants one before it is due.
+    hurried: Notify,
+    attempts: AtomicU64,
+    failures: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    failure: Option<Failure>,
+}
+
+/// Why there are no connections. It counts until there is one, or one was lost.
+pub(crate) struct Failure {
+    pub(crate) reason: Arc<str>,
+    pub(crate) found_at: Instant,
+    pub(crate) retry_at: Instant,
+}
+
+/// A place for one attempt at a call, which counts as in flight until it ends.
+pub(crate) struct Lease {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) stream: Stream,
+    pub(crate) pending: Pending,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: Address) -> Self {
+        Self {
+            address,
+            state: watch::Sender::default(),
+            // Its first call will tell more than the time that a handshake took, and until
+            // then two choices in turn give it twice its part at most.
+            load: Arc::new(Load::new(Duration::ZERO)),
+            crowd: AtomicUsize::new(0),
+            crowded: Notify::new(),
+            hurried: Notify::new(),
+            attempts: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Lets these be the connections to call over, or this the reason why there are none.
+    pub(crate) fn publish(&self, connections: Vec<Arc<Connection>>, failure: Option<Failure>) {
+        let failure = failure.filter(|_| connections.is_empty());
+        let was_down = !self.is_ready();
+        let before = self.state.send_replace(State { connections, failure });
+        if was_down && before.failure.is_some() {
+            // Whoever comes back is judged by what he does from now on.
+            self.load.reset();
+        }
+    }
+
+    /// The number of connections that calls want, once that is more than there are.
+    pub(crate) async fn crowded(&self) -> usize {
+        self.crowded.notified().await;
+        self.wanted_connections()
+    }
+
+    /// Has a failure that is not news forgotten, and the endpoint connected to at once.
+    pub(crate) fn hurry(&self) {
+        self.state.send_if_modified(|state| {
+            let is_old = |it: &mut Failure| it.found_at.elapsed() >= FAILURE_IS_NEWS;
+            let was_old = state.failure.take_if(is_old).is_some();
+            if was_old {
+                self.hurried.notify_one();
+            }
+            was_old
+        });
+    }
+
+    /// Returns when a call wants a connection before it is due.
+    pub(crate) async fn hurried(&self) {
+        self.hurried.notified().await;
+    }
+
+    /// Whether there is a connection to call over.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state.borrow().connections.iter().any(|it| !it.is_closed())
+    }
+
+    /// Why nobody can be called here; none while that is not known yet.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.state.borrow().failure.as_ref().map(|failure| Arc::clone(&failure.reason))
+    }
+
+    /// What one more call would cost, for the picker to compare.
+    pub(crate) fn cost(&self) -> f64 {
+        self.load.cost()
+    }
+
+    /// A place on the connection with the fewest open streams; none if there is no
+    /// connection any more.
+    pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let mut streams = 0;
+        let mut connections = 0;
+        let stream = {
+            let state = self.state.borrow();
+            let open = state.connections.iter().filter(|it| !it.is_closed());
+            let counted = open.inspect(|connection| {
+                streams += connection.open_streams();
+                connections += 1;
+            });
+            counted.min_by_key(|connection| connection.open_streams())?.open()
+        };
+        self.record_crowd(streams);
+        if self.wanted_connections() > connections {
+            self.crowded.notify_one();
+        }
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        Some(Lease { endpoint: Arc::clone(self), stream, pending: self.load.begin() })
+    }
+
+    /// Ends an attempt that was made here.
+    pub(crate) fn end(&self, pending: Pending, outcome: Outcome) {
+        if outcome == Outcome::Failed {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        pending.end(outcome);
+    }
+
+    /// Lets the number of streams that a call found open count among those of the last ones.
+    fn record_crowd(&self, streams: usize) {
+        // That calls that come at once overwrite what each other found is no harm.
+        let crowd = self.crowd.load(Ordering::Relaxed);
+        self.crowd.store(crowd - crowd / CALLS_ON_AVERAGE + streams, Ordering::Relaxed);
+    }
+
+    /// Little's law: calls per second times seconds per call, over the streams of a
+    /// connection. The product is the number of streams that are open on average, which
+    /// is what calls find that arrive at random.
+    fn wanted_connections(&self) -> usize {
+        let crowd = self.crowd.load(Ordering::Relaxed);
+        crowd.div_ceil(CALLS_ON_AVERAGE * STREAMS_PER_CONNECTION).clamp(1, MAX_CONNECTIONS)
+    }
+
+    pub(crate) fn snapshot(&self) -> EndpointSnapshot {
+        let state = self.state.borrow();
+        let open = state.connections.iter().filter(|it| !it.is_closed());
+        let (connections, open_calls) = open.fold((0, 0), |(connections, streams), it| {
+            (connections + 1, streams + it.open_streams())
+        });
+        let condition = match &state.failure {
+            _ if connections > 0 => EndpointState::Ready,
+            Some(Failure { reason, retry_at, .. }) => EndpointState::Failed {
+                reason: reason.to_string(),
+                retry_in: retry_at.saturating_duration_since(Instant::now()),
+            },
+            None => EndpointState::Connecting,
+        };
+        EndpointSnapshot {
+            address: self.address.to_string(),
+            state: condition,
+            connections,
+            open_calls,
+            latency: self.load.latency(),
+            attempts: self.attempts.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+        }
+    }
+}

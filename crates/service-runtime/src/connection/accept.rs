@@ -1,0 +1,99 @@
+//! Accepts connections for ever, whatever the peers and the operating system do.
+
+use std::{convert::Infallible, fmt::Display, future::Future, io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::task::TaskTracker;
+
+use super::slots::{Slot, Slots};
+
+/// How long to wait before accepting again when accepting fails, which it does when the
+/// process runs out of descriptors.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// When none was closed for so long, those that were closed before are an episode that is
+/// over.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Serves each connection in a task of its own, for as long as it has its slot.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    slots: Slots,
+    connections: &TaskTracker,
+    mut serve: impl FnMut(TcpStream, Slot) -> F,
+) -> Infallible
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut crush = Crush { address: listener.local_addr().ok(), closed: 0, last: Instant::now() };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = crush.over() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if slots.are_full() {
+                    crush.grow(&"there are as many as there may be");
+                    slots.make_room().await;
+                }
+                // Without a slot it is closed at once: its peer finds another replica.
+                if let Some(slot) = slots.take() {
+                    // Answers are small; Nagle's algorithm would hold them back.
+                    let _ = stream.set_nodelay(true);
+                    let (evicted, served) = (slot.evicted(), serve(stream, slot));
+                    connections.spawn(async move {
+                        tokio::select! {
+                            biased;
+                            () = evicted.cancelled() => tracing::debug!("gave way"),
+                            () = served => {}
+                        }
+                    });
+                }
+            }
+            Err(error) if is_of_peer(&error) => tracing::debug!(%error, "it went before it came"),
+            Err(error) => {
+                crush.grow(&error);
+                slots.evict_oldest();
+                sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// Whether accepting failed for one connection, and may be tried for the next at once.
+fn is_of_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// More connections than can be had, of which the log tells when it begins and when it is
+/// over.
+struct Crush {
+    address: Option<SocketAddr>,
+    closed: u64,
+    last: Instant,
+}
+
+impl Crush {
+    fn grow(&mut self, cause: &dyn Display) {
+        if self.closed == 0 {
+            let Self { address, .. } = self;
+            tracing::warn!(?address, %cause, "too many connections: the oldest half-open are closed");
+        }
+        self.closed += 1;
+        self.last = Instant::now();
+    }
+
+    async fn over(&mut self) {
+        if self.closed == 0 {
+            return std::future::pending().await;
+        }
+        sleep_until(self.last + QUIET).await;
+        let Self { address, closed, .. } = self;
+        tracing::info!(?address, closed, "there is room for connections again");
+        self.closed = 0;
+    }
+}
