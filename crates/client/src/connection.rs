@@ -23,6 +23,7 @@ use rustls::CertificateError;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    sync::Notify,
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -37,6 +38,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// long it may take to say so: a peer that has vanished is given up after 15 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many streams a connection has at most: what a server of the suite allows, so that
+/// no call waits on one connection while there is room on another.
+pub const MAX_STREAMS: u32 = 1_000;
 
 /// How many bytes a peer may send ahead of what is read, on one stream and on all: what
 /// a server of the suite grants, and for its reason. h2 closes a connection on which too
@@ -55,6 +60,8 @@ pub(crate) struct Connector {
     pub(crate) address: Address,
     pub(crate) identity: Identity,
     pub(crate) peer: SpiffeId,
+    /// Told when a connection that was full has room again.
+    pub(crate) room: Arc<Notify>,
 }
 
 /// What a connection lives by: it must be polled, and ends with the reason why the
@@ -65,9 +72,9 @@ pub(crate) type Driver = Pin<Box<dyn Future<Output = String> + Send>>;
 impl Connector {
     /// A new connection, or what is wrong, for a person to read.
     pub(crate) async fn connect(self) -> Result<(Connection, Driver), String> {
-        let began = Instant::now();
+        let (began, room) = (Instant::now(), Arc::clone(&self.room));
         match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, began), driver)),
+            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, room, began), driver)),
             Ok(Err(error)) => Err(explain(&error)),
             Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
         }
@@ -117,6 +124,8 @@ impl Connector {
 pub(crate) struct Connection {
     sender: SendRequest<Body>,
     open_streams: AtomicUsize,
+    /// Told when there is room for a stream again.
+    room: Arc<Notify>,
     began: Instant,
 }
 
@@ -136,8 +145,8 @@ pub(crate) enum Unanswered {
 }
 
 impl Connection {
-    fn new(sender: SendRequest<Body>, began: Instant) -> Self {
-        Self { sender, open_streams: AtomicUsize::new(0), began }
+    fn new(sender: SendRequest<Body>, room: Arc<Notify>, began: Instant) -> Self {
+        Self { sender, open_streams: AtomicUsize::new(0), room, began }
     }
 
     /// Whether no stream can be opened any more: it is lost or going away.
@@ -147,6 +156,11 @@ impl Connection {
 
     pub(crate) fn open_streams(&self) -> usize {
         self.open_streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether one more stream may be opened.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open_streams() < MAX_STREAMS as usize
     }
 
     /// The time since it began to be made.
@@ -176,7 +190,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.open_streams.fetch_sub(1, Ordering::Relaxed);
+        if self.0.open_streams.fetch_sub(1, Ordering::Relaxed) >= MAX_STREAMS as usize {
+            self.0.room.notify_one();
+        }
     }
 }
 

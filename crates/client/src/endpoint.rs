@@ -141,25 +141,31 @@ impl Endpoint {
     }
 
     /// A place on the connection with the fewest open streams; none if there is no
-    /// connection any more.
+    /// connection, or none with room, any more.
     pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {
         let mut streams = 0;
         let mut connections = 0;
-        let stream = {
+        let emptiest = {
             let state = self.state.borrow();
             let open = state.connections.iter().filter(|it| !it.is_closed());
             let counted = open.inspect(|connection| {
                 streams += connection.open_streams();
                 connections += 1;
             });
-            counted.min_by_key(|connection| connection.open_streams())?.open()
+            counted.min_by_key(|connection| connection.open_streams()).cloned()
         };
         self.record_crowd(streams);
         if self.wanted_connections() > connections {
             self.crowded.notify_one();
         }
+        let stream = emptiest.filter(|it| it.has_room())?.open();
         self.attempts.fetch_add(1, Ordering::Relaxed);
         Some(Lease { endpoint: Arc::clone(self), stream, pending: self.load.begin() })
+    }
+
+    /// Whether there is a connection with room for one more stream.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.borrow().connections.iter().any(|it| !it.is_closed() && it.has_room())
     }
 
     /// Ends an attempt that was made here.

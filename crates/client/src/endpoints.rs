@@ -1,7 +1,7 @@
 //! The endpoints of a channel: kept in step with discovery, and one of them taken for
 //! each attempt at a call.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{collections::HashMap, future::pending, pin::pin, sync::Arc};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,8 @@ pub(crate) struct Endpoints {
     peer: Arc<str>,
     set: Arc<watch::Sender<Set>>,
     picker: Picker,
+    /// Told when an endpoint that was full has room again.
+    room: Arc<Notify>,
     _follower: AbortOnDropHandle<()>,
 }
 
@@ -49,22 +51,24 @@ impl Endpoints {
     ) -> Self {
         let name = format!("{} at {target}", peer.workload()).into();
         let set = Arc::new(watch::Sender::new(Set::default()));
-        let lost = Arc::new(Notify::new());
+        let (lost, room) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let discovered = discovery::follow(target, Arc::clone(&lost));
         let changed = {
             let set = Arc::clone(&set);
             move || set.send_modify(Set::refresh)
         };
+        let freed = Arc::clone(&room);
         let keep = move |endpoint: &Arc<Endpoint>| {
-            let (identity, peer) = (identity.clone(), peer.clone());
-            let connector = Connector { address: endpoint.address().clone(), identity, peer };
+            let (identity, peer, room) = (identity.clone(), peer.clone(), Arc::clone(&freed));
+            let address = endpoint.address().clone();
+            let connector = Connector { address, identity, peer, room };
             let (endpoint, lost) = (Arc::clone(endpoint), Arc::clone(&lost));
             let keeper =
                 Keeper::new(endpoint, connector, changed.clone(), lost, Arc::clone(&random));
             AbortOnDropHandle::new(tokio::spawn(keeper.run()))
         };
         let follower = tokio::spawn(follow(discovered, Arc::clone(&set), keep));
-        Self { peer: name, set, picker, _follower: AbortOnDropHandle::new(follower) }
+        Self { peer: name, set, picker, room, _follower: AbortOnDropHandle::new(follower) }
     }
 
     /// The peer as errors name it.
@@ -73,7 +77,8 @@ impl Endpoints {
     }
 
     /// A place at an endpoint, and not at the one to `avoid` if there is another. Waits
-    /// while it is not known yet whether there is any; says why there is none.
+    /// while it is not known yet whether there is any, and while all are full; says why
+    /// there is none.
     pub(crate) async fn lease(&self, avoid: Option<&Arc<Endpoint>>) -> Result<Lease, String> {
         if let Some(Ok(lease)) = self.try_lease(avoid) {
             return Ok(lease);
@@ -81,30 +86,33 @@ impl Endpoints {
         let mut changes = self.set.subscribe();
         self.set.borrow().endpoints.iter().flatten().for_each(|it| it.hurry());
         loop {
+            let mut room = pin!(self.room.notified());
+            // From here on, no room that there is goes unnoticed.
+            room.as_mut().enable();
             if let Some(decided) = self.try_lease(avoid) {
                 return decided;
             }
-            // The sender lives as long as this.
-            let _ = changes.changed().await;
+            tokio::select! {
+                // The sender lives as long as this.
+                _ = changes.changed() => {}
+                () = room => {}
+            }
         }
     }
 
     /// None while there is nothing to do but to wait.
     fn try_lease(&self, avoid: Option<&Arc<Endpoint>>) -> Option<Result<Lease, String>> {
-        loop {
-            {
-                let set = self.set.borrow();
-                let is_avoided = |it: &Arc<_>| avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, it));
-                let Some(picked) = self.picker.pick(&set.ready, |it| it.cost(), is_avoided) else {
-                    return Some(Err(format!("{}{}", self.peer, set.absence()?)));
-                };
-                if let Some(lease) = picked.lease() {
-                    return Some(Ok(lease));
-                }
-            }
-            // It has just lost its last connection, and will say so itself in a moment.
-            self.set.send_modify(Set::refresh);
-        }
+        let is_avoided = |it: &Arc<_>| avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, it));
+        let set = self.set.borrow();
+        let Some(picked) = self.picker.pick(&set.ready, |it| it.cost(), is_avoided) else {
+            return Some(Err(format!("{}{}", self.peer, set.absence()?)));
+        };
+        let lease = picked.lease().or_else(|| {
+            // It is full, or has just lost its last connection.
+            let others = |it: &Arc<Endpoint>| is_avoided(it) || !it.has_room();
+            self.picker.pick(&set.ready, |it| it.cost(), others)?.lease()
+        });
+        lease.map(Ok)
     }
 
     /// The endpoints of today, and why discovery does not know better.

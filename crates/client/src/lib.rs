@@ -44,6 +44,7 @@ mod target;
 
 pub use balance::Balance;
 pub use channel::{Builder, Channel, Error};
+pub use connection::MAX_STREAMS;
 pub use deadline::Deadline;
 pub use identity::{Identity, IdentityFiles};
 pub use response::ResponseBody;

@@ -99,7 +99,11 @@ impl Call {
         let Admission { peer, policy } =
             self.rules.admit(request.uri().path(), self.peer.as_ref())?;
         span.record("client.address", peer.workload());
-        let place = policy.map(|policy| self.rules.load.admit(policy.streaming)).transpose()?;
+        // Whoever asks how a process is wants to know it of one that is overloaded, too.
+        let is_check = policy.is_none() && request.uri().path() == HEALTH_CHECK;
+        // Health and reflection have streams, too.
+        let is_stream = !is_check && policy.is_none_or(|policy| policy.streaming);
+        let place = (!is_check).then(|| self.rules.load.admit(is_stream)).transpose()?;
         let timeout = deadline::requested_timeout(request.headers())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let default = policy.map(|policy| policy.default_deadline);
@@ -116,8 +120,6 @@ impl Call {
             user = self.rules.admit_user(peer, policy, &proof) => user?,
             status = end.clone().reached() => return Err(status),
         };
-        // Health and reflection have streams, too.
-        let is_stream = policy.is_none_or(|policy| policy.streaming);
         if is_stream {
             let remaining = user.map(|user| self.rules.verifier.remaining(&user));
             end.token_expiry = remaining.map(Deadline::after);
@@ -216,6 +218,7 @@ impl Rules {
     }
 }
 
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// The stream of health, which has no end of its own either.
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 

@@ -132,7 +132,6 @@ fn import(mut catalog: Catalog, product: Product) -> Call {
 fn check(channel: Channel) -> Call {
     let mut request = Request::new(HealthCheckRequest::default());
     request.set_timeout(DEADLINE);
-    let answer =
-        async move { HealthClient::new(channel).check(request).await.map(drop) }.boxed();
+    let answer = async move { HealthClient::new(channel).check(request).await.map(drop) }.boxed();
     Call { rpc: "Check", is_repeatable: false, answer }
 }

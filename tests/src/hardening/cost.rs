@@ -40,23 +40,25 @@ async fn compare(bench: Bench) -> Verdict {
     };
 
     let (telemetry, calls) = (unsampled(), bench.scale.choose(20, 1_000));
-    let mut ratios = Vec::new();
-    for round in 0..=bench.scale.choose(3, 15) {
+    let rounds = bench.scale.choose(3, 15);
+    let (mut ratios, mut spent) = (Vec::new(), Duration::ZERO);
+    // The first round warms up.
+    for round in 0..=rounds {
         // One after the other, so that what else the machine does falls on both alike.
         let own = cpu_time(calls, &own, &telemetry).await;
         let raw = cpu_time(calls, &raw, &telemetry).await;
         let (Some(own), Some(raw)) = (own, raw) else {
             return Ok("the system does not tell the time on CPUs".to_owned());
         };
-        // The first round warms up.
         if round > 0 {
-            ratios.push((own.as_secs_f64() / raw.as_secs_f64(), own / (calls * CONCURRENCY)));
+            ratios.push(own.as_secs_f64() / raw.as_secs_f64());
+            spent += own;
         }
     }
-    ratios.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    let (least, (ratio, own), most) = (ratios[0], ratios[ratios.len() / 2], ratios.last());
-    let most = most.map_or(ratio, |(most, _)| *most);
-    Ok(format!("{ratio:.2} ({:.2} to {most:.2} in {} rounds), {own:.1?} per call", least.0, ratios.len()))
+    ratios.sort_by(f64::total_cmp);
+    let [least, median, most] = [0, ratios.len() / 2, ratios.len() - 1].map(|at| ratios[at]);
+    let per_call = spent / (rounds * calls * CONCURRENCY);
+    Ok(format!("{median:.2} ({least:.2} to {most:.2} in {rounds} rounds), {per_call:.1?} per call"))
 }
 
 /// What calls take of this process on CPUs, if so many are made by each of those that

@@ -124,9 +124,8 @@ async fn kill(bench: Bench) -> Verdict {
         traffic.wait_for_more(200).await;
     }
     // It had begun before the end of the connection was noticed, and ended by it.
-    let was_in_flight = |ended: &Ended| {
-        kills.iter().any(|kill| ended.begun < kill.end && ended.at() >= kill.start)
-    };
+    let was_in_flight =
+        |ended: &Ended| kills.iter().any(|kill| ended.begun < kill.end && ended.at() >= kill.start);
     let may_fail = |ended: &Ended| !ended.is_repeatable && was_in_flight(ended);
     let verdict = traffic.end().await.none_failed_but(may_fail);
     all(vec![verdict, Ok(effort(&channel))])
@@ -153,8 +152,7 @@ async fn one_dead(bench: Bench) -> Verdict {
 async fn empty_set(bench: Bench) -> Verdict {
     let catalogs = Catalogs::open(&bench, 0).await;
     let nowhere = catalogs.shop.suite.directory().join("nobody.sock");
-    let targets =
-        ["dns:///nowhere.invalid:1".to_owned(), format!("unix:///{}", nowhere.display())];
+    let targets = ["dns:///nowhere.invalid:1".to_owned(), format!("unix:///{}", nowhere.display())];
     let mut found = Vec::new();
     for target in targets {
         let (answer, took) = ask(catalogs.to(&target).build().unwrap()).await;

@@ -75,9 +75,9 @@ const NOT_RENEWED: &str = "the new identity cannot be used";
 async fn rotate(bench: Bench) -> Verdict {
     let mut catalogs = Catalogs::open(&bench, 2).await;
     let channel = catalogs.channel();
-    let reads = Traffic::begin(bench.scale.choose(100, 400), catalogs.calls(channel));
+    let reads = Traffic::begin(bench.scale.choose(100, 200), catalogs.calls(channel));
     let purchases = purchases(&catalogs.shop, bench.seed).await;
-    let purchases = Traffic::begin(bench.scale.choose(20, 50), purchases);
+    let purchases = Traffic::begin(bench.scale.choose(10, 20), purchases);
 
     let suite = &catalogs.shop.suite;
     let lines = Service::ALL.map(|service| Line::new(suite, service, Credential::OPERATOR));

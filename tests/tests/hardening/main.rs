@@ -1,5 +1,7 @@
 //! Every case of the hardening table, in its short form.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use suite_tests::{
     hardening::{Bench, Scale, cases},
     shop::printed_seed,

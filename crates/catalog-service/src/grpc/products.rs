@@ -19,8 +19,8 @@ use crate::{
 /// How many products an import applies at once.
 const BATCH: u16 = 500;
 /// How many products an export reads at once, which is what a reader who stops leaves in
-/// memory: half a megabyte of the largest.
-const PAGE: u16 = 100;
+/// memory: of the largest, as much as is sent at once.
+const PAGE: u16 = 16;
 /// How many refusals an import reports.
 const REPORTED_REFUSALS: usize = 20;
 

@@ -19,9 +19,10 @@ use crate::error;
 /// longest, up to 30 seconds for a service that is away: there is room for 34 a second of
 /// those, and the rest had better come again than wait in vain, too.
 const MOST_UNARY: usize = 1024;
-/// How many streams may be open. One that is idle takes some 10 KiB, so that all of them
-/// take 80 MiB; one that is read holds a page of rows more.
-const MOST_STREAMS: usize = 8192;
+/// How many streams may be open, those of health and reflection included. One that is
+/// idle takes some 10 KiB, so that all of them take 40 MiB; one that is read holds a page
+/// of rows more.
+const MOST_STREAMS: usize = 4096;
 
 /// When the first of those who are refused may come again: a loaded process answers some
 /// hundreds of calls in this time. The others come in turns of [`TURN`].

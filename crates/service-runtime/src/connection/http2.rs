@@ -19,10 +19,10 @@ use tonic::body::Body;
 
 use super::{Drain, backlog::Backlog};
 
-/// How many calls a caller may have under way on one connection. RFC 9113 advises a
-/// hundred at least; Go allows 250, and hyper this. One that waits takes some 10 KiB, so
-/// that all of a connection take 2 MiB.
-pub(super) const CALLER_STREAMS: u32 = 200;
+/// How many calls a caller may have under way on one connection. A caller of many watches
+/// needs many; how many there may be in one process is for [`Load`](crate::call::Load) to
+/// say.
+pub(super) const CALLER_STREAMS: u32 = client::MAX_STREAMS;
 /// A probe asks one thing.
 pub(super) const PROBE_STREAMS: u32 = 4;
 
