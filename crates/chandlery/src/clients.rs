@@ -49,8 +49,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Clients that call as `identity`. Connects to nothing yet; must be called in a
-    /// tokio runtime, which the connections belong to.
+    /// Clients that call as `identity`, and begin to connect. Must be called in a tokio
+    /// runtime, which the connections belong to.
     pub fn new(targets: &Targets, identity: &Identity) -> Result<Self, client::Error> {
         let Targets { user_service, catalog_service, purchase_service } = targets;
         let users = channel(Service::User, user_service, identity)?;

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -69,14 +69,28 @@ pub(crate) struct Connector {
 /// open live on to their own ends.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = String> + Send>>;
 
+/// Why there is no connection.
+pub(crate) struct NoConnection {
+    /// What is wrong, for a person to read.
+    pub(crate) reason: String,
+    /// Whether it may be over in a moment: the peer is not there, and that is all.
+    pub(crate) may_pass: bool,
+}
+
 impl Connector {
-    /// A new connection, or what is wrong, for a person to read.
-    pub(crate) async fn connect(self) -> Result<(Connection, Driver), String> {
-        let (began, room) = (Instant::now(), Arc::clone(&self.room));
+    pub(crate) async fn connect(self) -> Result<(Connection, Driver), NoConnection> {
+        let room = Arc::clone(&self.room);
         match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, room, began), driver)),
-            Ok(Err(error)) => Err(explain(&error)),
-            Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, room), driver)),
+            Ok(Err(error)) => {
+                use io::ErrorKind::{ConnectionRefused, NotFound};
+                let may_pass = matches!(error.kind(), ConnectionRefused | NotFound);
+                Err(NoConnection { reason: explain(&error), may_pass })
+            }
+            Err(_) => {
+                let reason = format!("no connection within {CONNECT_TIMEOUT:?}");
+                Err(NoConnection { reason, may_pass: false })
+            }
         }
     }
 
@@ -126,6 +140,7 @@ pub(crate) struct Connection {
     open_streams: AtomicUsize,
     /// Told when there is room for a stream again.
     room: Arc<Notify>,
+    has_answered: AtomicBool,
     began: Instant,
 }
 
@@ -145,8 +160,9 @@ pub(crate) enum Unanswered {
 }
 
 impl Connection {
-    fn new(sender: SendRequest<Body>, room: Arc<Notify>, began: Instant) -> Self {
-        Self { sender, open_streams: AtomicUsize::new(0), room, began }
+    fn new(sender: SendRequest<Body>, room: Arc<Notify>) -> Self {
+        let (open_streams, has_answered) = Default::default();
+        Self { sender, open_streams, room, has_answered, began: Instant::now() }
     }
 
     /// Whether no stream can be opened any more: it is lost or going away.
@@ -163,9 +179,9 @@ impl Connection {
         self.open_streams() < MAX_STREAMS as usize
     }
 
-    /// The time since it began to be made.
-    pub(crate) fn age(&self) -> Duration {
-        self.began.elapsed()
+    /// Whether it was good for anything: a call was answered, or it lived for so long.
+    pub(crate) fn has_served(&self, or_lived: Duration) -> bool {
+        self.has_answered.load(Ordering::Relaxed) || self.began.elapsed() > or_lived
     }
 
     pub(crate) fn open(self: &Arc<Self>) -> Stream {
@@ -181,10 +197,12 @@ impl Stream {
     ) -> Result<Response<Incoming>, Unanswered> {
         let has_message = !http_body::Body::is_end_stream(request.body());
         let response = self.0.sender.clone().try_send_request(request);
-        response.await.map_err(|mut error| match error.take_message() {
+        let response = response.await.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
             None => judge(error.error(), has_message),
-        })
+        })?;
+        self.0.has_answered.store(true, Ordering::Relaxed);
+        Ok(response)
     }
 }
 
@@ -227,12 +245,13 @@ pub(crate) fn loss(error: &(dyn StdError + 'static)) -> String {
         let h2_error = error.downcast_ref::<h2::Error>();
         error.downcast_ref::<io::Error>().or_else(|| h2_error?.get_io())
     });
-    match io_error {
-        // A broken pipe is what h2 calls the end of a connection that nobody announced.
-        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            format!("{LOST}: {}", explain(error))
-        }
-        _ => LOST.to_owned(),
+    // What h2 and rustls call the end of a connection that nobody announced.
+    let is_end = |error: &&io::Error| {
+        matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
+    };
+    match io_error.filter(|error| !is_end(error)) {
+        Some(error) => format!("{LOST}: {}", explain(error)),
+        None => LOST.to_owned(),
     }
 }
 

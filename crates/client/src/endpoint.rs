@@ -28,12 +28,12 @@ const STREAMS_PER_CONNECTION: usize = 50;
 /// and more reach no more.
 const MAX_CONNECTIONS: usize = 4;
 
-/// How long a failure to connect is news. A call that finds an older one has it tried
-/// again at once, so that a peer that is back is found by the first call.
-const FAILURE_IS_NEWS: Duration = Duration::from_millis(100);
-
 /// How many calls the average of open streams is taken over.
 const CALLS_ON_AVERAGE: usize = 16;
+
+/// For how long calls believe that a peer is not there when that may pass. To look again
+/// costs next to nothing, and one that has just come back is called at once.
+const ABSENCE_COUNTS: Duration = Duration::from_millis(20);
 
 /// Where calls go.
 pub(crate) struct Endpoint {
@@ -45,8 +45,8 @@ pub(crate) struct Endpoint {
     crowd: AtomicUsize,
     /// Told when more connections are wanted.
     crowded: Notify,
-    /// Told when a call wants one before it is due.
-    hurried: Notify,
+    /// Told when a call wants to know whether there is still nobody.
+    knocked: Notify,
     attempts: AtomicU64,
     failures: AtomicU64,
 }
@@ -60,8 +60,16 @@ struct State {
 /// Why there are no connections. It counts until there is one, or one was lost.
 pub(crate) struct Failure {
     pub(crate) reason: Arc<str>,
-    pub(crate) found_at: Instant,
+    pub(crate) may_pass: bool,
+    pub(crate) since: Instant,
     pub(crate) retry_at: Instant,
+}
+
+impl Failure {
+    /// Whether it is worth to look again before this is believed.
+    fn is_stale(&self) -> bool {
+        self.may_pass && self.since.elapsed() > ABSENCE_COUNTS
+    }
 }
 
 /// A place for one attempt at a call, which counts as in flight until it ends.
@@ -81,7 +89,7 @@ impl Endpoint {
             load: Arc::new(Load::new(Duration::ZERO)),
             crowd: AtomicUsize::new(0),
             crowded: Notify::new(),
-            hurried: Notify::new(),
+            knocked: Notify::new(),
             attempts: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
@@ -94,12 +102,11 @@ impl Endpoint {
     /// Lets these be the connections to call over, or this the reason why there are none.
     pub(crate) fn publish(&self, connections: Vec<Arc<Connection>>, failure: Option<Failure>) {
         let failure = failure.filter(|_| connections.is_empty());
-        let was_down = !self.is_ready();
-        let before = self.state.send_replace(State { connections, failure });
-        if was_down && before.failure.is_some() {
+        if !connections.is_empty() && self.state.borrow().failure.is_some() {
             // Whoever comes back is judged by what he does from now on.
             self.load.reset();
         }
+        self.state.send_replace(State { connections, failure });
     }
 
     /// The number of connections that calls want, once that is more than there are.
@@ -108,31 +115,31 @@ impl Endpoint {
         self.wanted_connections()
     }
 
-    /// Has a failure that is not news forgotten, and the endpoint connected to at once.
-    pub(crate) fn hurry(&self) {
-        self.state.send_if_modified(|state| {
-            let is_old = |it: &mut Failure| it.found_at.elapsed() >= FAILURE_IS_NEWS;
-            let was_old = state.failure.take_if(is_old).is_some();
-            if was_old {
-                self.hurried.notify_one();
-            }
-            was_old
-        });
-    }
-
-    /// Returns when a call wants a connection before it is due.
-    pub(crate) async fn hurried(&self) {
-        self.hurried.notified().await;
-    }
-
     /// Whether there is a connection to call over.
     pub(crate) fn is_ready(&self) -> bool {
         self.state.borrow().connections.iter().any(|it| !it.is_closed())
     }
 
-    /// Why nobody can be called here; none while that is not known yet.
+    /// Why nobody can be called here; none while that is not known yet, or has to be found
+    /// out again.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
-        self.state.borrow().failure.as_ref().map(|failure| Arc::clone(&failure.reason))
+        let state = self.state.borrow();
+        let failure = state.failure.as_ref()?;
+        if failure.is_stale() {
+            self.knocked.notify_one();
+            return None;
+        }
+        Some(Arc::clone(&failure.reason))
+    }
+
+    /// Returns when a call wants to know whether there is still nobody.
+    pub(crate) async fn knocked(&self) {
+        loop {
+            self.knocked.notified().await;
+            if self.state.borrow().failure.as_ref().is_some_and(Failure::is_stale) {
+                return;
+            }
+        }
     }
 
     /// What one more call would cost, for the picker to compare.

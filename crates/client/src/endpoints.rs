@@ -80,11 +80,10 @@ impl Endpoints {
     /// while it is not known yet whether there is any, and while all are full; says why
     /// there is none.
     pub(crate) async fn lease(&self, avoid: Option<&Arc<Endpoint>>) -> Result<Lease, String> {
-        if let Some(Ok(lease)) = self.try_lease(avoid) {
-            return Ok(lease);
+        if let Some(decided) = self.try_lease(avoid) {
+            return decided;
         }
         let mut changes = self.set.subscribe();
-        self.set.borrow().endpoints.iter().flatten().for_each(|it| it.hurry());
         loop {
             let mut room = pin!(self.room.notified());
             // From here on, no room that there is goes unnoticed.
@@ -108,7 +107,7 @@ impl Endpoints {
             return Some(Err(format!("{}{}", self.peer, set.absence()?)));
         };
         let lease = picked.lease().or_else(|| {
-            // It is full, or has just lost its last connection.
+            // It is full, or has just lost its last connection and will say so in a moment.
             let others = |it: &Arc<Endpoint>| is_avoided(it) || !it.has_room();
             self.picker.pick(&set.ready, |it| it.cost(), others)?.lease()
         });
@@ -139,7 +138,9 @@ impl Set {
             endpoints => {
                 let reason =
                     |it: &Arc<Endpoint>| Some(format!("{}: {}", it.address(), it.failure()?));
-                let reasons: Vec<_> = endpoints.iter().map(reason).collect::<Option<_>>()?;
+                // Whether all of them are known to be down matters; each is asked.
+                let reasons: Vec<_> = endpoints.iter().map(reason).collect();
+                let reasons = reasons.into_iter().collect::<Option<Vec<_>>>()?;
                 Some(format!(": {}", reasons.join("; ")))
             }
         }

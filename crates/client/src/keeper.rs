@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    connection::{Connection, Connector, Driver},
+    connection::{Connection, Connector, Driver, NoConnection},
     endpoint::{Endpoint, Failure},
     random::Random,
 };
@@ -43,7 +43,7 @@ pub(crate) struct Keeper<F: Fn()> {
     drivers: JoinSet<String>,
     /// How many connections there should be; it never shrinks.
     wanted: usize,
-    /// How many attempts to connect have failed in a row, or made what did not last.
+    /// How many attempts to connect have failed in a row, or made what was good for nothing.
     troubles: i32,
     is_down: bool,
 }
@@ -74,32 +74,31 @@ impl<F: Fn()> Keeper<F> {
     /// Makes and replaces connections for ever.
     pub(crate) async fn run(mut self) {
         let mut renewals = self.connector.identity.renewals();
-        let mut retry_at = Instant::now();
-        let mut attempt = pin!(connect_at(retry_at, self.connector.clone()));
+        let mut next = Instant::now();
+        let mut attempt = pin!(connect_at(next, self.connector.clone()));
         loop {
-            let next = tokio::select! {
+            next = tokio::select! {
                 made = &mut attempt, if self.current.len() < self.wanted => match made {
                     Ok((connection, driver)) => self.add(connection, driver),
-                    Err(reason) => self.fail(&reason),
+                    Err(no_connection) => self.fail(no_connection),
                 },
                 Some(ended) = self.drivers.join_next() => {
                     let reason = ended.unwrap_or_else(|error| error.to_string());
-                    let Some(next) = self.drop_closed(&reason) else { continue };
+                    let Some(next) = self.drop_closed(reason) else { continue };
                     next
                 }
                 wanted = self.endpoint.crowded() => {
                     self.wanted = self.wanted.max(wanted);
                     continue;
                 }
-                () = self.endpoint.hurried() => {
-                    // An attempt that is under way is as good as a new one.
-                    if retry_at <= Instant::now() { continue }
-                    Instant::now()
-                }
+                () = self.endpoint.knocked() => match Instant::now() {
+                    now if now < next => now,
+                    // It is being found out already.
+                    _ => continue,
+                },
                 () = renewals.next() => self.renew(),
             };
-            retry_at = next;
-            attempt.set(connect_at(retry_at, self.connector.clone()));
+            attempt.set(connect_at(next, self.connector.clone()));
         }
     }
 
@@ -120,32 +119,32 @@ impl<F: Fn()> Keeper<F> {
     }
 
     /// Returns when to try again.
-    fn fail(&mut self, reason: &str) -> Instant {
-        let now = Instant::now();
-        let retry_at = now + self.back_off();
-        self.publish(Some(Failure { reason: reason.into(), found_at: now, retry_at }));
+    fn fail(&mut self, NoConnection { reason, may_pass }: NoConnection) -> Instant {
+        let since = Instant::now();
+        let retry_at = since + self.back_off();
         if !self.endpoint.is_ready() && !mem::replace(&mut self.is_down, true) {
             tracing::info!(endpoint = %self.endpoint.address(), reason, "down");
         }
+        self.publish(Some(Failure { reason: reason.into(), may_pass, since, retry_at }));
         retry_at
     }
 
     /// Forgets the connections that have ended. Returns when to make another one; none if
     /// those had been replaced before.
-    fn drop_closed(&mut self, reason: &str) -> Option<Instant> {
+    fn drop_closed(&mut self, reason: String) -> Option<Instant> {
         let connections = self.current.iter().chain(&self.outdated);
-        let has_lasted = connections
+        let has_served = connections
             .filter(|it| it.is_closed())
-            .map(|it| it.age() > MAX_BACK_OFF)
+            .map(|it| it.has_served(MAX_BACK_OFF))
             .reduce(|one, other| one || other)?;
         self.current.retain(|it| !it.is_closed());
         self.outdated.retain(|it| !it.is_closed());
         self.lost.notify_one();
-        if !has_lasted && self.troubles > 0 {
-            // Time and again, the peer takes a connection and does not keep it.
-            return Some(self.fail(reason));
+        if !has_served && self.troubles > 0 {
+            // Time and again, the peer takes a connection and does nothing with it.
+            return Some(self.fail(NoConnection { reason, may_pass: true }));
         }
-        self.troubles = i32::from(!has_lasted);
+        self.troubles = i32::from(!has_served);
         self.publish(None);
         Some(Instant::now())
     }
@@ -183,7 +182,10 @@ impl<F: Fn()> Drop for Keeper<F> {
     }
 }
 
-async fn connect_at(at: Instant, connector: Connector) -> Result<(Connection, Driver), String> {
+async fn connect_at(
+    at: Instant,
+    connector: Connector,
+) -> Result<(Connection, Driver), NoConnection> {
     sleep_until(at).await;
     connector.connect().await
 }

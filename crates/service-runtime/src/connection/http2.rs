@@ -42,7 +42,7 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// How many bytes of an answer h2 takes ahead of what it can send, on one stream: a frame.
-/// Its own 400 KB are for links across the world, and 100 MB for a peer that reads
+/// Its own 400 KB are for links across the world, and 400 MB for a peer that reads
 /// nothing.
 const SEND_BUFFER: usize = 16 << 10;
 

@@ -70,6 +70,11 @@ struct Frame {
 }
 
 impl Peer {
+    /// Returns once the caller keeps to the limits of the listener. It must not have called.
+    pub(super) async fn settle(&mut self) {
+        self.next(|it| it.kind == SETTINGS && it.flags & ACK != 0).await;
+    }
+
     /// The stream of the next request that has arrived to its end.
     pub(super) async fn request(&mut self) -> u32 {
         self.stream_of(|it| matches!(it.kind, DATA | HEADERS) && it.flags & END_STREAM != 0).await

@@ -100,8 +100,9 @@ async fn streams_above_the_last_one_of_a_goaway_are_replayed_and_the_one_below_i
 #[tokio::test]
 async fn a_call_that_waits_for_a_stream_is_replayed_when_the_connection_goes_away() {
     let scene = Scene::with_max_streams(Some(1)).await;
-    let open = scene.sign_in();
     let mut peer = scene.accept().await;
+    peer.settle().await;
+    let open = scene.sign_in();
     let last = peer.request().await;
     let waiting = [scene.sign_in(), scene.sign_in(), scene.sign_in()];
     until(|| scene.channel.snapshot().attempts == 4).await;
