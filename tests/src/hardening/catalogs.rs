@@ -51,8 +51,7 @@ impl Catalogs {
         let mut database = SqliteConnection::connect_with(&original).await.unwrap();
         let mut replicas = Vec::new();
         for suffix in ('a'..).take(count) {
-            let mut replica =
-                shop.suite.replica(Service::Catalog, &suffix.to_string(), []).unwrap();
+            let mut replica = shop.suite.replica(Service::Catalog, &suffix.to_string()).unwrap();
             let copy = replica.database_file();
             let copied = sqlx::query("VACUUM INTO ?").bind(copy.to_str());
             copied.execute(&mut database).await.unwrap();

@@ -22,15 +22,9 @@ pub struct Replica {
 impl Suite {
     /// A further process of a service, which is not started yet. Its files are called
     /// after the service and `suffix`; it has the variables that the suite's own process
-    /// has, and `environment` besides.
-    pub fn replica(
-        &mut self,
-        service: Service,
-        suffix: &str,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Replica, Error> {
-        let mut program = self.program.clone();
-        program.environment.extend(environment);
+    /// has.
+    pub fn replica(&mut self, service: Service, suffix: &str) -> Result<Replica, Error> {
+        let program = self.program.clone();
         let random = StdRng::from_rng(&mut self.random);
         let name = format!("{service}-{suffix}");
         let mut member = Member::new(service, name, &program.directory, random);
@@ -79,11 +73,6 @@ impl Replica {
     /// Where it serves RPCs, also while it is not running.
     pub fn address(&self) -> SocketAddr {
         self.member.address()
-    }
-
-    /// Where it serves health alone, in plaintext.
-    pub fn health_address(&self) -> SocketAddr {
-        self.member.health_address()
     }
 
     /// The file of its database. One that is there before the first start is taken up.
