@@ -101,8 +101,13 @@ impl Attempts {
             let request = Request::from_parts(head.clone(), body);
             let (endpoint, answer) = self.attempt(request, rules, avoid.as_ref()).await?;
 
-            let is_unbegun = matches!(answer, Err(Unanswered::Unbegun | Unanswered::Refused));
-            if is_unbegun && is_kept && replays < MAX_REPLAYS {
+            let free_replays = match answer {
+                Err(Unanswered::Unbegun) => MAX_REPLAYS,
+                // Who refuses once has a reason, and others are to hear less of it.
+                Err(Unanswered::Refused) => 1,
+                _ => 0,
+            };
+            if is_kept && replays < free_replays {
                 replays += 1;
                 count(&self.counts.replays);
             } else {
@@ -138,6 +143,8 @@ impl Attempts {
                     .map_err(|error| Unanswered::Lost(loss(&error))),
                 Ok(response) => Ok(Answer::begun(response, stream)),
                 Err(Unanswered::Unsent(unsent)) => {
+                    self.counts.attempts.fetch_sub(1, Ordering::Relaxed);
+                    endpoint.take_back(pending);
                     request = *unsent;
                     continue;
                 }

@@ -19,7 +19,7 @@ use hyper::{
     client::conn::http2::{Builder, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::CertificateError;
+use rustls::{CertificateError, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -73,28 +73,36 @@ pub(crate) type Driver = Pin<Box<dyn Future<Output = String> + Send>>;
 pub(crate) struct NoConnection {
     /// What is wrong, for a person to read.
     pub(crate) reason: String,
-    /// Whether it may be over in a moment: the peer is not there, and that is all.
-    pub(crate) may_pass: bool,
+    /// For how long calls believe it before they have the peer looked for again. To find
+    /// that nobody is there costs next to nothing, and one that has just come back is
+    /// called at once; what takes a handshake or a timeout to find out is believed.
+    pub(crate) is_news_for: Duration,
 }
+
+type Chain = Vec<CertificateDer<'static>>;
+type Open = (SendRequest<Body>, Chain, Driver);
 
 impl Connector {
     pub(crate) async fn connect(self) -> Result<(Connection, Driver), NoConnection> {
         let room = Arc::clone(&self.room);
         match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(Ok((sender, driver))) => Ok((Connection::new(sender, room), driver)),
+            Ok(Ok((sender, chain, driver))) => Ok((Connection::new(sender, chain, room), driver)),
             Ok(Err(error)) => {
                 use io::ErrorKind::{ConnectionRefused, NotFound};
-                let may_pass = matches!(error.kind(), ConnectionRefused | NotFound);
-                Err(NoConnection { reason: explain(&error), may_pass })
+                let is_news_for = match error.kind() {
+                    ConnectionRefused | NotFound => Duration::from_millis(20),
+                    _ => Duration::MAX,
+                };
+                Err(NoConnection { reason: explain(&error), is_news_for })
             }
             Err(_) => {
                 let reason = format!("no connection within {CONNECT_TIMEOUT:?}");
-                Err(NoConnection { reason, may_pass: false })
+                Err(NoConnection { reason, is_news_for: Duration::MAX })
             }
         }
     }
 
-    async fn open(self) -> io::Result<(SendRequest<Body>, Driver)> {
+    async fn open(self) -> io::Result<Open> {
         match &self.address {
             Address::Tcp { at, .. } => {
                 let stream = TcpStream::connect(&**at).await?;
@@ -106,13 +114,14 @@ impl Connector {
         }
     }
 
-    async fn shake_hands<I>(&self, stream: I) -> io::Result<(SendRequest<Body>, Driver)>
+    async fn shake_hands<I>(&self, stream: I) -> io::Result<Open>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let config = self.identity.client_config(self.peer.clone()).map_err(io::Error::other)?;
         let tls = TlsConnector::from(config);
         let stream = tls.connect(self.address.server_name(), stream).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -130,13 +139,15 @@ impl Connector {
                 Err(error) => loss(&error),
             }
         };
-        Ok((sender, Box::pin(driver)))
+        Ok((sender, chain, Box::pin(driver)))
     }
 }
 
 /// One HTTP/2 connection.
 pub(crate) struct Connection {
     sender: SendRequest<Body>,
+    /// The certificates that the peer has shown.
+    chain: Chain,
     open_streams: AtomicUsize,
     /// Told when there is room for a stream again.
     room: Arc<Notify>,
@@ -160,9 +171,9 @@ pub(crate) enum Unanswered {
 }
 
 impl Connection {
-    fn new(sender: SendRequest<Body>, room: Arc<Notify>) -> Self {
+    fn new(sender: SendRequest<Body>, chain: Chain, room: Arc<Notify>) -> Self {
         let (open_streams, has_answered) = Default::default();
-        Self { sender, open_streams, room, has_answered, began: Instant::now() }
+        Self { sender, chain, open_streams, room, has_answered, began: Instant::now() }
     }
 
     /// Whether no stream can be opened any more: it is lost or going away.
@@ -177,6 +188,16 @@ impl Connection {
     /// Whether one more stream may be opened.
     pub(crate) fn has_room(&self) -> bool {
         self.open_streams() < MAX_STREAMS as usize
+    }
+
+    /// Whether its peer is still trusted.
+    pub(crate) fn is_trusted(&self, connector: &Connector) -> bool {
+        let Connector { identity, peer, .. } = connector;
+        let verified = identity.verify_server(peer, &self.chain);
+        if let Err(error) = &verified {
+            tracing::info!(endpoint = %connector.address, %error, "trusted no more");
+        }
+        verified.is_ok()
     }
 
     /// Whether it was good for anything: a call was answered, or it lived for so long.

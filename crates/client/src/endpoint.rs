@@ -31,10 +31,6 @@ const MAX_CONNECTIONS: usize = 4;
 /// How many calls the average of open streams is taken over.
 const CALLS_ON_AVERAGE: usize = 16;
 
-/// For how long calls believe that a peer is not there when that may pass. To look again
-/// costs next to nothing, and one that has just come back is called at once.
-const ABSENCE_COUNTS: Duration = Duration::from_millis(20);
-
 /// Where calls go.
 pub(crate) struct Endpoint {
     address: Address,
@@ -60,15 +56,16 @@ struct State {
 /// Why there are no connections. It counts until there is one, or one was lost.
 pub(crate) struct Failure {
     pub(crate) reason: Arc<str>,
-    pub(crate) may_pass: bool,
     pub(crate) since: Instant,
+    /// For how long calls believe it before they have the peer looked for again.
+    pub(crate) is_news_for: Duration,
     pub(crate) retry_at: Instant,
 }
 
 impl Failure {
-    /// Whether it is worth to look again before this is believed.
-    fn is_stale(&self) -> bool {
-        self.may_pass && self.since.elapsed() > ABSENCE_COUNTS
+    /// Whether a call that asks since then believes it.
+    fn is_news(&self, asked: Instant) -> bool {
+        asked.saturating_duration_since(self.since) <= self.is_news_for
     }
 }
 
@@ -120,12 +117,12 @@ impl Endpoint {
         self.state.borrow().connections.iter().any(|it| !it.is_closed())
     }
 
-    /// Why nobody can be called here; none while that is not known yet, or has to be found
-    /// out again.
-    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+    /// Why nobody can be called here, if a call that asks since then believes it; none
+    /// while that is not known yet, or is found out again, which this begins.
+    pub(crate) fn believed_failure(&self, asked: Instant) -> Option<Arc<str>> {
         let state = self.state.borrow();
         let failure = state.failure.as_ref()?;
-        if failure.is_stale() {
+        if !failure.is_news(asked) {
             self.knocked.notify_one();
             return None;
         }
@@ -136,7 +133,8 @@ impl Endpoint {
     pub(crate) async fn knocked(&self) {
         loop {
             self.knocked.notified().await;
-            if self.state.borrow().failure.as_ref().is_some_and(Failure::is_stale) {
+            let is_old = |failure: &Failure| !failure.is_news(Instant::now());
+            if self.state.borrow().failure.as_ref().is_some_and(is_old) {
                 return;
             }
         }
@@ -173,6 +171,12 @@ impl Endpoint {
     /// Whether there is a connection with room for one more stream.
     pub(crate) fn has_room(&self) -> bool {
         self.state.borrow().connections.iter().any(|it| !it.is_closed() && it.has_room())
+    }
+
+    /// Takes back a lease of which nothing came: nothing was sent.
+    pub(crate) fn take_back(&self, pending: Pending) {
+        self.attempts.fetch_sub(1, Ordering::Relaxed);
+        drop(pending);
     }
 
     /// Ends an attempt that was made here.

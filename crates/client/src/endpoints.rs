@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, future::pending, pin::pin, sync::Arc};
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -80,7 +83,8 @@ impl Endpoints {
     /// while it is not known yet whether there is any, and while all are full; says why
     /// there is none.
     pub(crate) async fn lease(&self, avoid: Option<&Arc<Endpoint>>) -> Result<Lease, String> {
-        if let Some(decided) = self.try_lease(avoid) {
+        let asked = Instant::now();
+        if let Some(decided) = self.try_lease(avoid, asked) {
             return decided;
         }
         let mut changes = self.set.subscribe();
@@ -88,7 +92,9 @@ impl Endpoints {
             let mut room = pin!(self.room.notified());
             // From here on, no room that there is goes unnoticed.
             room.as_mut().enable();
-            if let Some(decided) = self.try_lease(avoid) {
+            if let Some(decided) = self.try_lease(avoid, asked) {
+                // Where there is room for one there may be room for the next who waits.
+                self.room.notify_one();
                 return decided;
             }
             tokio::select! {
@@ -100,16 +106,20 @@ impl Endpoints {
     }
 
     /// None while there is nothing to do but to wait.
-    fn try_lease(&self, avoid: Option<&Arc<Endpoint>>) -> Option<Result<Lease, String>> {
+    fn try_lease(
+        &self,
+        avoid: Option<&Arc<Endpoint>>,
+        asked: Instant,
+    ) -> Option<Result<Lease, String>> {
         let is_avoided = |it: &Arc<_>| avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, it));
         let set = self.set.borrow();
         let Some(picked) = self.picker.pick(&set.ready, |it| it.cost(), is_avoided) else {
-            return Some(Err(format!("{}{}", self.peer, set.absence()?)));
+            return Some(Err(format!("{}{}", self.peer, set.absence(asked)?)));
         };
         let lease = picked.lease().or_else(|| {
             // It is full, or has just lost its last connection and will say so in a moment.
-            let others = |it: &Arc<Endpoint>| is_avoided(it) || !it.has_room();
-            self.picker.pick(&set.ready, |it| it.cost(), others)?.lease()
+            let with_room: Vec<_> = set.ready.iter().filter(|it| it.has_room()).collect();
+            self.picker.pick(&with_room, |it| it.cost(), |it| is_avoided(it))?.lease()
         });
         lease.map(Ok)
     }
@@ -127,17 +137,19 @@ impl Set {
         self.ready = endpoints.filter(|it| it.is_ready()).cloned().collect();
     }
 
-    /// Why nobody can be called; none if somebody may be soon.
-    fn absence(&self) -> Option<String> {
+    /// Why nobody can be called, for a call that asks since then; none if somebody may be
+    /// soon.
+    fn absence(&self, asked: Instant) -> Option<String> {
         match self.endpoints.as_deref()? {
             [] => {
                 let error = self.error.as_deref().unwrap_or("discovery found none");
                 Some(format!(" has no endpoints: {error}"))
             }
-            [endpoint] => Some(format!(": {}", endpoint.failure()?)),
+            [endpoint] => Some(format!(": {}", endpoint.believed_failure(asked)?)),
             endpoints => {
-                let reason =
-                    |it: &Arc<Endpoint>| Some(format!("{}: {}", it.address(), it.failure()?));
+                let reason = |it: &Arc<Endpoint>| {
+                    Some(format!("{}: {}", it.address(), it.believed_failure(asked)?))
+                };
                 // Whether all of them are known to be down matters; each is asked.
                 let reasons: Vec<_> = endpoints.iter().map(reason).collect();
                 let reasons = reasons.into_iter().collect::<Option<Vec<_>>>()?;
@@ -210,7 +222,7 @@ mod tests {
         let _follower = AbortOnDropHandle::new(tokio::spawn(follow(discovered, set, keep)));
         changes.changed().await.unwrap();
         assert!(changes.borrow_and_update().endpoints.is_none());
-        assert_eq!(changes.borrow().absence(), None, "it is not known yet");
+        assert_eq!(changes.borrow().absence(Instant::now()), None, "it is not known yet");
 
         let mut known = Vec::new();
         for ports in [&[1, 2][..], &[2, 3], &[]] {
@@ -222,7 +234,7 @@ mod tests {
         }
         assert!(Arc::ptr_eq(&known[0][1], &known[1][0]), "it was there all the time");
         assert_eq!(known[1][1].address().to_string(), "127.0.0.1:3");
-        let absence = changes.borrow().absence();
+        let absence = changes.borrow().absence(Instant::now());
         assert_eq!(absence.as_deref(), Some(" has no endpoints: discovery found none"));
         // What keeps the next ones is left, and this.
         while Arc::strong_count(&alive) > 2 {

@@ -180,18 +180,29 @@ impl Identity {
         Ok(())
     }
 
+    /// Whether a server with these certificates, its own first, is `peer` and to be trusted
+    /// now.
+    pub(crate) fn verify_server(
+        &self,
+        peer: &SpiffeId,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
+        let Some((own, intermediates)) = chain.split_first() else {
+            return Err(Error::Tls(rustls::Error::NoCertificatesPresented));
+        };
+        let verifier = self.current().peer_verifier(peer.clone());
+        Ok(verifier.verify(own, intermediates, UnixTime::now())?)
+    }
+
     fn current(&self) -> Arc<Loaded> {
         Arc::clone(&self.0.current.borrow())
     }
 
     /// How to call `peer`, and nobody else, as this identity.
     pub fn client_config(&self, peer: SpiffeId) -> Result<Arc<ClientConfig>, Error> {
-        let Loaded { certified_key, roots, provider, .. } = &*self.current();
-        let verifier = PeerVerifier {
-            peer,
-            roots: Arc::clone(roots),
-            algorithms: provider.signature_verification_algorithms,
-        };
+        let loaded = self.current();
+        let Loaded { certified_key, provider, .. } = &*loaded;
+        let verifier = loaded.peer_verifier(peer);
         let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -246,29 +257,31 @@ impl Renewals {
 
 /// Reads the files again until nobody holds the identity any more.
 async fn keep_fresh(identity: Weak<Shared>) {
-    // What is half written is broken for a moment, which is nobody's business.
-    let mut broken: Option<Result<Contents, String>> = None;
+    // What is half written may be broken, or look whole and lack something: only what was
+    // found twice is believed.
+    let mut found = None;
     let mut is_reported = false;
     loop {
         sleep(RELOAD_INTERVAL).await;
         let Some(shared) = identity.upgrade() else { return };
         let files = shared.files.clone();
-        let Ok(read) = spawn_blocking(move || Contents::read(&files)).await else { return };
-        let (seen, error) = match read {
-            Ok(contents) => match shared.renew(contents.clone()) {
-                Ok(()) => {
-                    (broken, is_reported) = (None, false);
-                    continue;
-                }
-                Err(error) => (Ok(contents), error),
-            },
-            Err(error) => (Err(error.to_string()), error),
+        let read = spawn_blocking(move || Contents::read(&files));
+        let Ok(read) = read.await else { continue };
+        let read = read.map_err(|error| error.to_string());
+        let was_found = found.as_ref() == Some(&read);
+        let renewed = match &read {
+            _ if !was_found => Ok(()),
+            Ok(contents) => shared.renew(contents.clone()).map_err(|error| error.to_string()),
+            Err(error) => Err(error.clone()),
         };
-        if broken.as_ref() != Some(&seen) {
-            (broken, is_reported) = (Some(seen), false);
-        } else if !mem::replace(&mut is_reported, true) {
-            tracing::warn!(%error, "the new identity cannot be used; the old one still counts");
+        match renewed {
+            Ok(()) => is_reported = false,
+            Err(error) if !mem::replace(&mut is_reported, true) => {
+                tracing::warn!(%error, "the new identity cannot be used; the old one still counts");
+            }
+            Err(_) => {}
         }
+        found = Some(read);
     }
 }
 
@@ -290,6 +303,11 @@ impl Shared {
 }
 
 impl Loaded {
+    fn peer_verifier(&self, peer: SpiffeId) -> PeerVerifier {
+        let algorithms = self.provider.signature_verification_algorithms;
+        PeerVerifier { peer, roots: Arc::clone(&self.roots), algorithms }
+    }
+
     fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, Error> {
         let Self { roots, provider, .. } = self;
         let builder =
@@ -396,6 +414,23 @@ struct PeerVerifier {
 }
 
 impl PeerVerifier {
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        self.verify_peer(end_entity)
+            .map_err(|error| CertificateError::Other(OtherError(Arc::new(error))).into())
+    }
+
     fn verify_peer(&self, certificate: &CertificateDer<'_>) -> Result<(), UnexpectedPeer> {
         let expected = self.peer.clone();
         match SpiffeId::from_certificate(certificate) {
@@ -415,15 +450,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        self.verify_peer(end_entity)
-            .map_err(|error| CertificateError::Other(OtherError(Arc::new(error))))?;
+        self.verify(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 

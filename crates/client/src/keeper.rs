@@ -24,6 +24,10 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 /// together do not come back together.
 const JITTER: f64 = 0.2;
 
+/// For how long calls believe that a peer hangs up on whoever connects: to find out takes a
+/// handshake, but one that restarts does so, too.
+const HANGING_UP_IS_NEWS: Duration = Duration::from_millis(500);
+
 /// How long the connections of a channel take to follow a renewal of its identity, at
 /// most, so that not all connections of a fleet are made in the same moment.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(1);
@@ -119,13 +123,16 @@ impl<F: Fn()> Keeper<F> {
     }
 
     /// Returns when to try again.
-    fn fail(&mut self, NoConnection { reason, may_pass }: NoConnection) -> Instant {
+    fn fail(&mut self, NoConnection { reason, is_news_for }: NoConnection) -> Instant {
         let since = Instant::now();
         let retry_at = since + self.back_off();
-        if !self.endpoint.is_ready() && !mem::replace(&mut self.is_down, true) {
-            tracing::info!(endpoint = %self.endpoint.address(), reason, "down");
+        if !self.endpoint.is_ready() {
+            self.lost.notify_one();
+            if !mem::replace(&mut self.is_down, true) {
+                tracing::info!(endpoint = %self.endpoint.address(), reason, "down");
+            }
         }
-        self.publish(Some(Failure { reason: reason.into(), may_pass, since, retry_at }));
+        self.publish(Some(Failure { reason: reason.into(), since, is_news_for, retry_at }));
         retry_at
     }
 
@@ -142,16 +149,23 @@ impl<F: Fn()> Keeper<F> {
         self.lost.notify_one();
         if !has_served && self.troubles > 0 {
             // Time and again, the peer takes a connection and does nothing with it.
-            return Some(self.fail(NoConnection { reason, may_pass: true }));
+            return Some(self.fail(NoConnection { reason, is_news_for: HANGING_UP_IS_NEWS }));
         }
         self.troubles = i32::from(!has_served);
         self.publish(None);
         Some(Instant::now())
     }
 
-    /// Begins to replace all connections. Returns when to make the first new one.
+    /// Begins to replace all connections. Returns when to make the first new one. One to
+    /// a peer that is trusted no more gets no call from here on; what is open on it ends
+    /// by its deadline at the latest.
     fn renew(&mut self) -> Instant {
         self.outdated.append(&mut self.current);
+        let all = self.outdated.len();
+        self.outdated.retain(|connection| connection.is_trusted(&self.connector));
+        if self.outdated.len() < all {
+            self.publish(None);
+        }
         let now = Instant::now();
         if self.endpoint.is_ready() {
             now + RENEWAL_SPREAD.mul_f64(self.random.unit())

@@ -23,6 +23,9 @@ type Data = <Body as http_body::Body>::Data;
 /// tonic decodes, and the five bytes before it.
 const MAX_WHOLE: usize = 4 * 1024 * 1024 + 5;
 
+/// What a frame costs at least, however little is in it.
+const FRAME_COST: usize = 64;
+
 /// What a peer has answered to one attempt.
 pub(crate) struct Answer {
     pub(crate) head: Parts,
@@ -62,7 +65,7 @@ impl Answer {
             };
             match frame.into_data() {
                 Ok(more) => {
-                    size += more.len();
+                    size += more.len().max(FRAME_COST);
                     data.push_back(more);
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),

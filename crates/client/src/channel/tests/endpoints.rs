@@ -3,12 +3,13 @@
 use std::future::{pending, ready};
 
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     server::{ok, serve_socket},
     *,
 };
+use crate::MAX_STREAMS;
 
 #[tokio::test]
 async fn the_next_address_is_called_when_the_first_is_down() {
@@ -153,4 +154,30 @@ async fn connections_grow_with_the_calls_that_are_open() {
     open.shutdown().await;
     assert_eq!(endpoints(&channel)[0].open_calls, 0);
     assert_eq!(server.seen.connections.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_room_all_get_it_when_there_is_some() {
+    const ROOM: usize = 4 * MAX_STREAMS as usize;
+    let authority = Authority::new();
+    let (release, released) = watch::channel(false);
+    let server = Server::serve(&authority.identity(CATALOG), move |_| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|it| *it).await.unwrap();
+            ok()
+        }
+    })
+    .await;
+    let channel = channel(server.target(), &authority.identity(PURCHASE));
+    let mut calls = JoinSet::new();
+    for _ in 0..ROOM + 50 {
+        let channel = channel.clone();
+        calls.spawn(async move { sign_in(&channel).await });
+    }
+    until(|| server.seen.calls() == ROOM).await;
+    release.send_replace(true);
+    for result in calls.join_all().await {
+        result.unwrap();
+    }
 }

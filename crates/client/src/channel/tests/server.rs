@@ -29,7 +29,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::*;
-use crate::IdentityFiles;
+use crate::{IdentityFiles, MAX_STREAMS};
 
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -229,7 +229,7 @@ impl Connection {
         let mut connection = pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .max_concurrent_streams(1024)
+                .max_concurrent_streams(MAX_STREAMS)
                 .serve_connection(TokioIo::new(stream), service)
         );
         // How a connection ends is the caller's to judge.

@@ -1,6 +1,10 @@
 //! Who is called, and who is not.
 
-use super::*;
+use std::future::ready;
+
+use tempfile::TempDir;
+
+use super::{server::ok, *};
 
 #[tokio::test]
 async fn the_peer_of_the_right_name_is_called() {
@@ -41,6 +45,25 @@ async fn a_peer_whose_certificate_has_expired_is_not_called() {
     let server = Server::start(&authority.identity_until(CATALOG, 2020)).await;
     let channel = channel(server.target(), &authority.identity(PURCHASE));
     assert_unavailable(check(&channel).await, &["has expired"]);
+}
+
+#[tokio::test]
+async fn a_peer_whose_authority_is_removed_gets_no_call_over_the_connection_that_it_has() {
+    let authority = Authority::new();
+    let server = Server::serve(&authority.identity(CATALOG), |_| ready(ok())).await;
+    let folder = TempDir::new().unwrap();
+    let files = authority.write_identity(folder.path(), PURCHASE, 2099);
+    let channel = channel(server.target(), &Identity::load(&files).unwrap());
+    check(&channel).await.unwrap();
+
+    Authority::new().write_identity(folder.path(), PURCHASE, 2099);
+    until(|| !is_ready(&endpoints(&channel)[0])).await;
+    let calls = server.seen.calls();
+    assert_unavailable(
+        check(&channel).await,
+        &["no authority of the trust bundle issued the certificate"],
+    );
+    assert_eq!(server.seen.calls(), calls);
 }
 
 #[tokio::test]
