@@ -43,7 +43,7 @@ pub async fn main() -> ExitCode {
 
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
-    let user_service = server.channel(&config.user_service_target, "user-service")?;
+    let user_service = server.channel(&config.user_service_target, "user-service").build()?;
     let token_keys = TokenKeys::published(user_service);
     let store = Sqlite::open(&config.database_file).await?;
     let clock = server.clock().clone();

@@ -40,8 +40,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many streams a connection has at most: what a server of the suite allows, so that
-/// no call waits on one connection while there is room on another.
-pub const MAX_STREAMS: u32 = 1_000;
+/// no call waits on one connection while there is room on another. The windows of so many
+/// fit the window of the connection.
+pub const MAX_STREAMS: u32 = 250;
 
 /// How many bytes a peer may send ahead of what is read, on one stream and on all: what
 /// a server of the suite grants, and for its reason. h2 closes a connection on which too
@@ -49,6 +50,8 @@ pub const MAX_STREAMS: u32 = 1_000;
 /// stream of small messages would come there.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Streams that nobody reads never hold back the others of their connection.
+const _: () = assert!(MAX_STREAMS * STREAM_WINDOW <= CONNECTION_WINDOW);
 
 /// How many bytes of a request wait for a peer that does not read. The rest stays with
 /// the caller, who learns that way to be slower.

@@ -25,6 +25,7 @@ pub mod worker;
 
 use std::process::ExitCode;
 
+use client::Balance;
 use proto::purchase::v1::purchase_service_server::PurchaseServiceServer;
 use service_runtime::{
     Server, Services, StartError, accept_compressed, access_token::TokenKeys, sweep,
@@ -46,9 +47,11 @@ pub async fn main() -> ExitCode {
 
 /// Serves until the server has drained.
 pub async fn run(config: Config, server: Server) -> Result<(), StartError> {
-    let user_service = server.channel(&config.user_service_target, "user-service")?;
-    let catalog_service = server.channel(&config.catalog_service_target, "catalog-service")?;
-    let watches = server.channel(&config.catalog_service_target, "catalog-service")?;
+    let user_service = server.channel(&config.user_service_target, "user-service").build()?;
+    let to_catalog = server.channel(&config.catalog_service_target, "catalog-service");
+    // What lasts for hours is spread by number; how fast it began says nothing.
+    let watches = to_catalog.clone().balance(Balance::RoundRobin).build()?;
+    let catalog_service = to_catalog.build()?;
     let others = Others::new(catalog_service, watches, user_service.clone());
     let store = Sqlite::open(&config.database_file).await?;
     let changes = Changes::default();

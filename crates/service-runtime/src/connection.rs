@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a peer that does not shake hands | [`Patience::handshake`], and no longer than there is room |
 //! | a caller that does not speak HTTP/2 | [`Patience::preface`] |
+//! | a peer that reads nothing of what is written to it | [`Patience::unread`] |
 //! | a peer that is told to go away | [`Patience::goodbye`] after its last call |
 //! | a caller that is trusted no more | [`Patience::distrust`] to end its calls |
 
@@ -12,6 +13,7 @@ mod backlog;
 mod http2;
 mod preface;
 mod slots;
+mod stalled;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Service;
 
-use self::http2::{CALLER_STREAMS, PROBE_STREAMS, Terms};
+use self::http2::{CALLER_STREAMS, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, PROBE_STREAMS, Terms};
 pub(crate) use self::{
     accept::accept,
     backlog::Backlog,
@@ -45,17 +47,20 @@ use crate::{
 pub(crate) struct Patience {
     pub(crate) handshake: Duration,
     pub(crate) preface: Duration,
+    pub(crate) unread: Duration,
     pub(crate) goodbye: Duration,
     pub(crate) distrust: Duration,
 }
 
 impl Default for Patience {
     /// A handshake and a preface take a round trip each, so that seconds are for packets
-    /// that were lost, and silence ends within ten.
+    /// that were lost, and silence ends within ten. Who reads nothing is gone as soon as
+    /// who answers nothing.
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(5),
             preface: Duration::from_secs(3),
+            unread: KEEP_ALIVE_INTERVAL + KEEP_ALIVE_TIMEOUT,
             goodbye: Duration::from_secs(1),
             distrust: Duration::from_secs(10),
         }
@@ -114,7 +119,7 @@ impl Callers {
         let terms = Terms {
             streams: CALLER_STREAMS,
             drain: drain.clone(),
-            goodbye: patience.goodbye,
+            patience: *patience,
             backlog: backlog.of_connection(),
         };
         let goodbye = patience.goodbye;
@@ -216,16 +221,16 @@ pub(crate) async fn serve_probe(
     routes: Routes,
     backlog: Backlog,
 ) {
-    let Patience { preface, goodbye, .. } = Patience::default();
-    let Ok(Ok(preface)) = timeout(preface, preface::read(&mut stream)).await else {
+    let patience = Patience::default();
+    let Ok(Ok(preface)) = timeout(patience.preface, preface::read(&mut stream)).await else {
         return tracing::debug!("a connection asked nothing");
     };
     let terms = Terms {
         streams: PROBE_STREAMS,
         drain: Drain::default(),
-        goodbye,
+        patience,
         backlog: backlog.of_connection(),
     };
     http2::serve(&mut stream, &preface, terms, move |request| routes.clone().call(request)).await;
-    http2::close(&mut stream, goodbye).await;
+    http2::close(&mut stream, patience.goodbye).await;
 }

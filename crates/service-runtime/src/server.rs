@@ -103,13 +103,12 @@ impl Server {
         Ok(Self { config, identity, clock, identifiers, shutdown })
     }
 
-    /// A channel to another workload of the same trust domain and namespace.
-    pub fn channel(&self, target: &Target, workload: &str) -> Result<Channel, client::Error> {
+    /// A channel to another workload of the same trust domain and namespace, to be built.
+    pub fn channel(&self, target: &Target, workload: &str) -> client::Builder {
         let Config { trust_domain, namespace, .. } = &self.config;
         Channel::to(target.to_string())
             .identity(self.identity.clone())
             .peer(format!("spiffe://{trust_domain}/ns/{namespace}/sa/{workload}"))
-            .build()
     }
 
     /// Issues the access tokens of the suite.

@@ -17,10 +17,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
-use super::{Drain, backlog::Backlog};
+use super::{Drain, Patience, backlog::Backlog, stalled};
 
-/// How many calls a caller may have under way on one connection. A caller of many watches
-/// needs many; how many there may be in one process is for [`Load`](crate::call::Load) to
+/// How many calls a caller may have under way on one connection. A caller of more opens
+/// another; how many there may be in one process is for [`Load`](crate::call::Load) to
 /// say.
 pub(super) const CALLER_STREAMS: u32 = client::MAX_STREAMS;
 /// A probe asks one thing.
@@ -40,6 +40,8 @@ const HEADER_LIST_LIMIT: u32 = 64 << 10;
 /// dozens of streams may be full of frames of 60 bytes, or three of frames of one.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Streams that nobody reads never hold back the others of their connection.
+const _: () = assert!(CALLER_STREAMS * STREAM_WINDOW <= CONNECTION_WINDOW);
 
 /// How many bytes of an answer h2 takes ahead of what it can send, on one stream: a frame.
 /// Its own 400 KB are for links across the world, and 400 MB for a peer that reads
@@ -49,8 +51,8 @@ const SEND_BUFFER: usize = 16 << 10;
 /// How long a connection may be silent before the peer is asked whether it lives, and how
 /// long it may take to say so. Who is stopped or cut off is gone after half a minute,
 /// before the calls of most callers reach their deadline.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long answers may take to leave once their calls have been cut.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -59,8 +61,7 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct Terms {
     pub(super) streams: u32,
     pub(super) drain: Drain,
-    /// How long a peer may take over its leave when nothing is under way.
-    pub(super) goodbye: Duration,
+    pub(super) patience: Patience,
     pub(super) backlog: Backlog,
 }
 
@@ -71,7 +72,7 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let Terms { streams, drain, goodbye, backlog } = terms;
+    let Terms { streams, drain, patience, backlog } = terms;
     let calls = TaskTracker::new();
     calls.close();
     let service = service_fn(|request| {
@@ -80,6 +81,7 @@ where
         async move { answer.await.map(|answer| answer.map(|body| backlog.hold(body, call))) }
     });
     let (reader, writer) = io::split(stream);
+    let writer = stalled::Writer::new(writer, patience.unread);
     let stream = TokioIo::new(io::join(preface.chain(reader), writer));
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -101,7 +103,7 @@ where
             // hyper waits for the peer to confirm, which it may never do.
             tokio::select! {
                 outcome = connection => outcome,
-                () = idle(&calls, goodbye) => return tracing::debug!("the peer takes no leave"),
+                () = idle(&calls, patience.goodbye) => return tracing::debug!("the peer takes no leave"),
                 () = cut(&drain) => return tracing::debug!("the peer reads no answers"),
             }
         }

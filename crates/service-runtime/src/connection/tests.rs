@@ -37,10 +37,20 @@ use crate::access_token::{Realm, TokenKeys, Verifier};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a test waits for in vain.
 const MOMENT: Duration = Duration::from_millis(200);
-const QUICK: Patience =
-    Patience { handshake: MOMENT, preface: MOMENT, goodbye: MOMENT, distrust: MOMENT };
-const PATIENT: Patience =
-    Patience { handshake: PATIENCE, preface: PATIENCE, goodbye: MOMENT, distrust: PATIENCE };
+const QUICK: Patience = Patience {
+    handshake: MOMENT,
+    preface: MOMENT,
+    unread: PATIENCE,
+    goodbye: MOMENT,
+    distrust: MOMENT,
+};
+const PATIENT: Patience = Patience {
+    handshake: PATIENCE,
+    preface: PATIENCE,
+    unread: PATIENCE,
+    goodbye: MOMENT,
+    distrust: PATIENCE,
+};
 const ROOMY: Limits = Limits { half_open: 100, total: 100 };
 
 const SERVER: &str = "spiffe://test.local/ns/shop/sa/catalog-service";
@@ -259,6 +269,24 @@ impl Calls {
     }
 }
 
+/// The HEADERS of a call, with the number of its stream.
+fn request(stream: u8) -> Vec<u8> {
+    // POST, https, and then literals, of which the names have a number or are written out.
+    let mut fields = vec![0x83, 0x87];
+    for (name, value) in [
+        (&b"\x04"[..], "/grpc.health.v1.Gate/Call"),
+        (b"\x01", "test"),
+        (b"\x0f\x10", "application/grpc"),
+        (b"\0\x06number", &stream.to_string()),
+    ] {
+        fields.extend(name);
+        fields.push(u8::try_from(value.len()).unwrap());
+        fields.extend(value.as_bytes());
+    }
+    let length = u8::try_from(fields.len()).unwrap();
+    [&[0, 0, length, 1, 0x05, 0, 0, 0, stream], &fields[..]].concat()
+}
+
 /// Waits for the other side to close, and says how long that took.
 async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Duration {
     let begun = Instant::now();
@@ -377,6 +405,26 @@ async fn a_call_under_way_ends_before_the_drain_does_and_whoever_stops_reading_i
     assert!(timeout(4 * MOMENT, port.connections.wait()).await.is_err());
     port.drain.cut.cancel();
     port.is_drained().await;
+}
+
+#[tokio::test]
+async fn who_asks_and_reads_nothing_is_gone() {
+    let authority = Authority::new();
+    // More than the buffers of the operating system hold.
+    let answer = Bytes::from(vec![0; 32 << 20]);
+    let patience = Patience { unread: MOMENT, ..PATIENT };
+    let port = Port::open_answering(&authority, ROOMY, patience, answer).await;
+    let mut unread = port.shake_hands(&authority.caller()).await.unwrap();
+    unread.write_all(PREFACE).await.unwrap();
+    // SETTINGS and WINDOW_UPDATE: as much of an answer as there is, and of all answers.
+    unread.write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x04\x40\0\0\0").await.unwrap();
+    unread.write_all(b"\0\0\x04\x08\0\0\0\0\0\x40\0\0\0").await.unwrap();
+    unread.write_all(&request(1)).await.unwrap();
+    port.gate.has_begun.notified().await;
+    port.gate.open.cancel();
+    port.connections.close();
+    timeout(PATIENCE / 2, port.connections.wait()).await.unwrap();
+    assert!(port.backlog.is_empty());
 }
 
 #[tokio::test]
