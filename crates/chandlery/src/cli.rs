@@ -207,9 +207,7 @@ async fn demonstrate(args: &demo::Args, clock: Clock) -> ExitCode {
 
 fn call_status(failure: &call::Failure) -> u8 {
     match failure {
-        call::Failure::Input(_)
-        | call::Failure::AnyService(_)
-        | call::Failure::Client(_) => USAGE,
+        call::Failure::Input(_) | call::Failure::AnyService(_) | call::Failure::Client(_) => USAGE,
         call::Failure::Caller(error) => caller_status(error),
         call::Failure::Status(status) if status.code() == Code::Unavailable => UNAVAILABLE,
         call::Failure::Status(status) => call::exit_status(status.code()),

@@ -6,7 +6,7 @@ mod answer;
 mod compression;
 mod load;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use client::{Deadline, SpiffeId, deadline, end_user};
 use http::{Request, Response};
@@ -23,6 +23,7 @@ pub(crate) use self::load::Load;
 use self::{
     answer::{Answer, Scope},
     compression::Encoding,
+    load::Kind,
 };
 use crate::{
     Caller, EndUser,
@@ -69,6 +70,7 @@ impl Call {
         Self { routes, rules, peer, drain }
     }
 
+    /// Leaves its span with the response, for whatever becomes of that.
     pub(crate) async fn serve<B>(self, request: Request<B>) -> Result<Response<Body>, Infallible>
     where
         B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
@@ -82,10 +84,12 @@ impl Call {
         }
         // In a box, which goes when the answer begins: a stream is to keep none of it.
         let response = Box::pin(self.answer(request, &span)).instrument(span.clone()).await;
-        Ok(response.unwrap_or_else(|status| {
+        let mut response = response.unwrap_or_else(|status| {
             record(&span, status.code());
             status.into_http()
-        }))
+        });
+        response.extensions_mut().insert(span);
+        Ok(response)
     }
 
     async fn answer<B>(
@@ -96,21 +100,31 @@ impl Call {
     where
         B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
     {
+        if self.drain.refuse.is_cancelled() {
+            return Err(going_away());
+        }
         let Admission { peer, policy } =
             self.rules.admit(request.uri().path(), self.peer.as_ref())?;
         span.record("client.address", peer.workload());
         // Whoever asks how a process is wants to know it of one that is overloaded, too.
         let is_check = policy.is_none() && request.uri().path() == HEALTH_CHECK;
-        // Health and reflection have streams, too.
-        let is_stream = !is_check && policy.is_none_or(|policy| policy.streaming);
-        let place = (!is_check).then(|| self.rules.load.admit(is_stream)).transpose()?;
+        let kind = match policy {
+            None => Kind::Inquiry,
+            Some(policy) if policy.streaming => Kind::Stream,
+            Some(_) => Kind::Unary,
+        };
+        let is_stream = !is_check && kind != Kind::Unary;
+        let place = (!is_check).then(|| self.rules.load.admit(kind, peer)).transpose()?;
+        // The streams of health and reflection have no end of their own either.
+        let has_no_end = policy.map_or(is_stream, |policy| policy.resumable);
         let timeout = deadline::requested_timeout(request.headers())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let default = policy.map(|policy| policy.default_deadline);
-        let deadline = timeout.or(default).map(Deadline::after);
+        let longest = if has_no_end { Duration::MAX } else { LONGEST_CALL };
+        let timeout = timeout.or(default).map(|timeout| timeout.min(longest));
+        let deadline = timeout.map(Deadline::after);
 
-        let Drain { goaway, cut } = self.drain;
-        let has_no_end = policy.map_or(request.uri().path() == HEALTH_WATCH, |it| it.resumable);
+        let Drain { goaway, cut, .. } = self.drain;
         let cut = if has_no_end { goaway } else { cut };
         let mut end = End { deadline, token_expiry: None, cut };
 
@@ -219,10 +233,15 @@ impl Rules {
 }
 
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-/// The stream of health, which has no end of its own either.
-const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// How long a call that has an end may take, whatever its caller grants it: as long as the
+/// contract grants the longest. Its place is not to be held by one who forgets it.
+const LONGEST_CALL: Duration = Duration::from_hours(1);
 
-fn record(span: &Span, code: Code) {
+fn going_away() -> Status {
+    Status::unavailable("the service is going away; repeat the call")
+}
+
+pub(crate) fn record(span: &Span, code: Code) {
     span.record("rpc.grpc.status_code", i32::from(code));
 }
 
@@ -245,7 +264,7 @@ impl End {
             () = passed(self.deadline) => Status::deadline_exceeded(
                 "the deadline of the call has passed; look what came of it, or repeat it",
             ),
-            () = self.cut.cancelled() => Status::unavailable("the service is going away; repeat the call"),
+            () = self.cut.cancelled() => going_away(),
         }
     }
 }

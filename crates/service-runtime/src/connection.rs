@@ -72,6 +72,8 @@ impl Default for Patience {
 pub(crate) struct Drain {
     /// Begin no new call, and end those that have no end of their own.
     pub(crate) goaway: CancellationToken,
+    /// Begin no call at all: hyper takes those that come until the peer confirms the GOAWAY.
+    pub(crate) refuse: CancellationToken,
     /// End every call.
     pub(crate) cut: CancellationToken,
 }
@@ -79,7 +81,11 @@ pub(crate) struct Drain {
 impl Drain {
     /// That of one connection, which has a part in that of all.
     fn of_connection(&self) -> Self {
-        Self { goaway: self.goaway.child_token(), cut: self.cut.child_token() }
+        Self {
+            goaway: self.goaway.child_token(),
+            refuse: self.refuse.child_token(),
+            cut: self.cut.child_token(),
+        }
     }
 }
 
@@ -154,7 +160,10 @@ impl Callers {
             }
         }
         drain.goaway.cancel();
-        sleep(self.patience.distrust).await;
+        let Patience { goodbye, distrust, .. } = self.patience;
+        sleep(goodbye).await;
+        drain.refuse.cancel();
+        sleep(distrust.saturating_sub(goodbye)).await;
         drain.cut.cancel();
         pending().await
     }

@@ -75,7 +75,7 @@ fn a_name_counts_in_the_own_trust_domain_and_namespace_alone() {
 #[test]
 fn health_and_reflection_are_open_to_the_suite_and_nothing_else_is() {
     let anyone = Some(["chandlery.local", "chandlery", "anyone"]);
-    assert_eq!(admit(HEALTH_WATCH, anyone), Ok(None));
+    assert_eq!(admit("/grpc.health.v1.Health/Watch", anyone), Ok(None));
     let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     assert_eq!(admit(reflection, anyone), Ok(None));
     assert_eq!(admit("/an.other.v1.Service/Call", anyone), Err(Code::Unimplemented));
@@ -264,7 +264,8 @@ async fn a_caller_who_stops_sending_is_answered_at_the_deadline_and_holds_nothin
 async fn too_many_calls_are_refused_before_anything_is_asked_of_them_and_health_is_not() {
     let load = Load::of(1, 1);
     let call = calls(&load, &Drain::default(), async |_| silent());
-    let _place = load.admit(false).unwrap();
+    let other = SpiffeId::new("chandlery.local", "chandlery", "other").unwrap();
+    let _place = load.admit(Kind::Unary, &other).unwrap();
     let serve = async |path| end_of(&call.clone().serve(request(path)).await.unwrap());
     // It has no proof of its end user either.
     assert_eq!(serve(CREATE_PRODUCT).await, Some(Code::ResourceExhausted));
@@ -293,6 +294,24 @@ async fn what_is_called_meanwhile_has_less_time_and_what_goes_on_afterwards_has_
         let seen = next(&mut body).await.into_data().unwrap();
         assert_eq!(seen, "[Some(1.5s), None, Some(1s)]", "{path}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_an_end_has_it_within_the_hour_and_a_watch_may_go_on() {
+    let call = calls(&Load::default(), &Drain::default(), async |_| silent());
+    let begin = async |path| {
+        let mut request = request(path);
+        request.headers_mut().insert("grpc-timeout", "9H".parse().unwrap());
+        let mut body = call.clone().serve(request).await.unwrap().into_body();
+        next(&mut body).await;
+        body
+    };
+    let (mut export, mut watch) = (begin(EXPORT_PRODUCTS).await, begin(WATCH_PRODUCTS).await);
+    let begun = Instant::now();
+    assert_eq!(status_of(next(&mut export).await).code(), Code::DeadlineExceeded);
+    assert_eq!(begun.elapsed(), LONGEST_CALL);
+    assert_eq!(status_of(next(&mut watch).await).code(), Code::DeadlineExceeded);
+    assert_eq!(begun.elapsed(), 9 * LONGEST_CALL);
 }
 
 /// How a call goes.
@@ -324,7 +343,7 @@ proptest! {
             .unwrap();
         runtime.block_on(async {
             // A few are refused.
-            let load = Load::of(12, 12);
+            let load = Load::of(24, 24);
             let mut left_over = Vec::new();
             for (streaming, fate) in calls_made {
                 let fate = FATES[fate];

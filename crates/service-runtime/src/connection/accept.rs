@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, fmt::Display, future::Future, io, net::SocketAddr, time::Duration};
 
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep, sleep_until},
@@ -11,10 +12,9 @@ use tokio_util::task::TaskTracker;
 use super::slots::{Slot, Slots};
 
 /// How long to wait before accepting again when accepting fails, which it does when the
-/// process runs out of descriptors.
+/// process runs out of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// When none was closed for so long, those that were closed before are an episode that is
-/// over.
+/// When none was refused for so long, those that were before are an episode that is over.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Serves each connection in a task of its own, for as long as it has its slot.
@@ -27,7 +27,7 @@ pub(crate) async fn accept<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut crush = Crush { address: listener.local_addr().ok(), closed: 0, last: Instant::now() };
+    let mut crush = Crush { address: listener.local_addr().ok(), count: 0, last: Instant::now() };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -56,7 +56,9 @@ where
             Err(error) if is_of_peer(&error) => tracing::debug!(%error, "it went before it came"),
             Err(error) => {
                 crush.grow(&error);
-                slots.evict_oldest();
+                if is_of_process(&error) {
+                    slots.evict_oldest();
+                }
                 sleep(BACK_OFF).await;
             }
         }
@@ -69,31 +71,38 @@ fn is_of_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Whether accepting failed for want of what an open connection uses up.
+fn is_of_process(error: &io::Error) -> bool {
+    let used_up = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| used_up.contains(&errno))
+}
+
 /// More connections than can be had, of which the log tells when it begins and when it is
 /// over.
 struct Crush {
     address: Option<SocketAddr>,
-    closed: u64,
+    /// How often there was no room for a newcomer.
+    count: u64,
     last: Instant,
 }
 
 impl Crush {
     fn grow(&mut self, cause: &dyn Display) {
-        if self.closed == 0 {
+        if self.count == 0 {
             let Self { address, .. } = self;
-            tracing::warn!(?address, %cause, "too many connections: the oldest half-open are closed");
+            tracing::warn!(?address, %cause, "no room for connections: half-open or new ones are closed");
         }
-        self.closed += 1;
+        self.count += 1;
         self.last = Instant::now();
     }
 
     async fn over(&mut self) {
-        if self.closed == 0 {
+        if self.count == 0 {
             return std::future::pending().await;
         }
         sleep_until(self.last + QUIET).await;
-        let Self { address, closed, .. } = self;
-        tracing::info!(?address, closed, "there is room for connections again");
-        self.closed = 0;
+        let Self { address, count, .. } = self;
+        tracing::info!(?address, count, "there is room for connections again");
+        self.count = 0;
     }
 }

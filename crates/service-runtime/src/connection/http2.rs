@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
+use tracing::Span;
 
 use super::{Drain, Patience, backlog::Backlog, stalled};
 
@@ -78,7 +79,12 @@ where
     let service = service_fn(|request| {
         let (call, backlog) = (calls.token(), backlog.clone());
         let answer = handle(request);
-        async move { answer.await.map(|answer| answer.map(|body| backlog.hold(body, call))) }
+        async move {
+            let mut answer = answer.await?;
+            // A probe has none.
+            let span = answer.extensions_mut().remove().unwrap_or_else(Span::none);
+            Ok::<_, Infallible>(answer.map(|body| backlog.hold(body, call, span)))
+        }
     });
     let (reader, writer) = io::split(stream);
     let writer = stalled::Writer::new(writer, patience.unread);
@@ -98,6 +104,7 @@ where
     let mut connection = pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = backlog.stuck() => return tracing::debug!("the peer takes no answers"),
         () = drain.goaway.cancelled() => {
             Connection::graceful_shutdown(connection.as_mut());
             // hyper waits for the peer to confirm, which it may never do.

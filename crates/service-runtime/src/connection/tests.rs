@@ -55,6 +55,9 @@ const ROOMY: Limits = Limits { half_open: 100, total: 100 };
 
 const SERVER: &str = "spiffe://test.local/ns/shop/sa/catalog-service";
 const CALLER: &str = "spiffe://test.local/ns/shop/sa/purchase-service";
+/// What is called, and longer than any of these tests takes.
+const CALL: &str = "/chandlery.catalog.v1.CatalogService/GetProduct";
+const TIMEOUT: &str = "1H";
 /// How much of an answer is sent to who does not read.
 const WINDOW: u32 = 64 << 10;
 /// The magic, and SETTINGS that set nothing.
@@ -110,8 +113,8 @@ impl Authority {
     }
 }
 
-/// A service whose calls end when the test says so. Its name is one of those that are open
-/// to all callers.
+/// A service whose calls end when the test says so. Its name is one of those that all
+/// workloads may call.
 #[derive(Clone, Default)]
 struct Gate {
     /// The numbers of the calls that have begun.
@@ -122,7 +125,7 @@ struct Gate {
 }
 
 impl NamedService for Gate {
-    const NAME: &str = "grpc.health.v1.Gate";
+    const NAME: &str = "chandlery.catalog.v1.CatalogService";
 }
 
 impl Service<Request<Body>> for Gate {
@@ -242,6 +245,15 @@ impl Port {
         self.connections.close();
     }
 
+    async fn keeps_no_answers(&self) {
+        let empty = async {
+            while !self.backlog.is_empty() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, empty).await.unwrap();
+    }
+
     async fn is_drained(&self) {
         timeout(PATIENCE, self.connections.wait()).await.unwrap();
     }
@@ -260,8 +272,9 @@ impl Calls {
 
     async fn begin(&mut self, number: u64) -> hyper::Result<Response<hyper::body::Incoming>> {
         self.0.ready().await?;
-        let request = Request::post("http://test/grpc.health.v1.Gate/Call")
+        let request = Request::post(format!("http://test{CALL}"))
             .header("content-type", "application/grpc")
+            .header("grpc-timeout", TIMEOUT)
             .header("number", number)
             .body(Full::default())
             .unwrap();
@@ -274,9 +287,10 @@ fn request(stream: u8) -> Vec<u8> {
     // POST, https, and then literals, of which the names have a number or are written out.
     let mut fields = vec![0x83, 0x87];
     for (name, value) in [
-        (&b"\x04"[..], "/grpc.health.v1.Gate/Call"),
+        (&b"\x04"[..], CALL),
         (b"\x01", "test"),
         (b"\x0f\x10", "application/grpc"),
+        (b"\0\x0cgrpc-timeout", TIMEOUT),
         (b"\0\x06number", &stream.to_string()),
     ] {
         fields.extend(name);
@@ -424,7 +438,7 @@ async fn who_asks_and_reads_nothing_is_gone() {
     port.gate.open.cancel();
     port.connections.close();
     timeout(PATIENCE / 2, port.connections.wait()).await.unwrap();
-    assert!(port.backlog.is_empty());
+    port.keeps_no_answers().await;
 }
 
 #[tokio::test]
@@ -437,12 +451,7 @@ async fn answers_count_until_they_are_sent() {
     for number in 0..10 {
         assert_eq!(calls.call(number).await.unwrap(), 300_000);
     }
-    let empty = async {
-        while !port.backlog.is_empty() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, empty).await.unwrap();
+    port.keeps_no_answers().await;
 }
 
 /// On one thread: with more, hyper's client may say of a call which it has sent that the
@@ -555,6 +564,35 @@ async fn a_connection_ends_with_the_certificate_of_its_caller() {
     assert!(Clock::system().now().as_micros() / 1_000_000 > now + 2);
     under_way.await.unwrap().unwrap();
     assert!(!lasting.is_finished());
+}
+
+#[tokio::test]
+async fn who_is_trusted_no_more_and_takes_no_leave_begins_no_more_calls() {
+    let authority = Authority::new();
+    let port = Port::open(&authority, ROOMY, PATIENT).await;
+    let now = Clock::system().now().as_micros() / 1_000_000;
+    let not_after = OffsetDateTime::from_unix_timestamp(now + 2).unwrap();
+    let caller = authority.caller_until(not_after);
+    let mut stream = port.shake_hands(&caller).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    stream.write_all(&request(1)).await.unwrap();
+    port.gate.has_begun.notified().await;
+    // The first stays under way, so that the connection does.
+    let mut stream_number = 1;
+    let refused = async {
+        loop {
+            // He has not so many numbers that he could call at full speed.
+            sleep(MOMENT).await;
+            stream_number += 2;
+            stream.write_all(&request(stream_number)).await.unwrap();
+            let begins = timeout(MOMENT, port.gate.has_begun.notified()).await.is_ok();
+            if !begins && Clock::system().now().as_micros() / 1_000_000 > now + 2 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, refused).await.unwrap();
+    assert!(!port.connections.is_empty());
 }
 
 #[tokio::test]
