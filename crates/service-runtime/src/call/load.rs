@@ -14,11 +14,11 @@ use tonic::Status;
 use crate::error;
 
 /// How many unary calls may be under way. One that waits takes some 20 KiB beside its
-/// message, so that all of them take 20 MiB. By Little's law they are 500 calls a second of
-/// two seconds each, which is how long Reserve and Charge may take. CreatePurchase waits
-/// longest, up to 30 seconds for a service that is away: there is room for 34 a second of
+/// message, so that all of them take 40 MiB. By Little's law they are 1,000 calls a second
+/// of two seconds each, which is how long Reserve and Charge may take. CreatePurchase waits
+/// longest, up to 30 seconds for a service that is away: there is room for 68 a second of
 /// those, and the rest had better come again than wait in vain, too.
-const MOST_UNARY: usize = 1024;
+const MOST_UNARY: usize = 2048;
 /// How many streams of the contract may be open. One that is idle takes some 10 KiB, so
 /// that all of them take 40 MiB; one that is read holds a page of rows more.
 const MOST_STREAMS: usize = 4096;
