@@ -36,8 +36,8 @@ use crate::{
     target::Address,
 };
 
-/// How often a call is sent again that one peer after another refuses to begin with: as
-/// often as gRFC A6 has a call attempted.
+/// How often a call is sent again when one connection after another goes away before the
+/// peer has begun with it: as often as gRFC A6 has a call attempted.
 const MAX_REPLAYS: u32 = 4;
 
 /// How many attempts at a call a peer may have seen before (gRFC A6).

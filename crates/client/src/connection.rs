@@ -44,12 +44,17 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// fit the window of the connection.
 pub const MAX_STREAMS: u32 = 250;
 
-/// How many bytes a peer may send ahead of what is read, on one stream and on all: what
-/// a server of the suite grants, and for its reason. h2 closes a connection on which too
-/// many small frames wait to be read, and with a larger window a few slow readers of a
-/// stream of small messages would come there.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How many bytes a peer may send ahead of what is read on one stream, in either
+/// direction.
+///
+/// h2 closes a connection on which too many small frames wait to be read: each counts
+/// for what it lacks of 256 bytes, and half the window of the connection is the most.
+/// Callers that send a frame per message come there long before the window of a stream
+/// as large as the connection's would hold them back. So that is a small part of it:
+/// dozens of streams may be full of frames of 60 bytes, or three of frames of one.
+pub const STREAM_WINDOW: u32 = 64 << 10;
+/// How many bytes a peer may send ahead of what is read on all streams of a connection.
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Streams that nobody reads never hold back the others of their connection.
 const _: () = assert!(MAX_STREAMS * STREAM_WINDOW <= CONNECTION_WINDOW);
 

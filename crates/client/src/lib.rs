@@ -44,7 +44,7 @@ mod target;
 
 pub use balance::Balance;
 pub use channel::{Builder, Channel, Error};
-pub use connection::MAX_STREAMS;
+pub use connection::{CONNECTION_WINDOW, MAX_STREAMS, STREAM_WINDOW};
 pub use deadline::Deadline;
 pub use identity::{Identity, IdentityFiles};
 pub use response::ResponseBody;

@@ -3,6 +3,7 @@
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
+use client::{CONNECTION_WINDOW, STREAM_WINDOW};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -31,18 +32,6 @@ pub(super) const PROBE_STREAMS: u32 = 4;
 /// may have and less than this is refused in words, and not by closing the stream. h2
 /// derives from it how many CONTINUATION frames may follow one another: five.
 const HEADER_LIST_LIMIT: u32 = 64 << 10;
-
-/// How many bytes a caller may send ahead of what is read, on one stream and on all.
-///
-/// h2 closes a connection on which too many small frames wait to be read: each counts
-/// for what it lacks of 256 bytes, and half the window of the connection is the most.
-/// Callers that send a frame per message come there long before the window of a stream
-/// as large as the connection's would hold them back. So that is a small part of it:
-/// dozens of streams may be full of frames of 60 bytes, or three of frames of one.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Streams that nobody reads never hold back the others of their connection.
-const _: () = assert!(CALLER_STREAMS * STREAM_WINDOW <= CONNECTION_WINDOW);
 
 /// How many bytes of an answer h2 takes ahead of what it can send, on one stream: a frame.
 /// Its own 400 KB are for links across the world, and 400 MB for a peer that reads
